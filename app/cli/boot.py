@@ -1,0 +1,98 @@
+"""`command` and `boot`, and the helpers that a printed script calls: `bridge` and `secret`."""
+
+import argparse
+import sys
+
+from app.cli.output import DONE, REFUSED, TIMED_OUT, say, say_json, tell
+from app.cli.secrets import ask_secret, asking, read_location
+from app.engine import Engine, Prepared
+from app.qemu.options import FirmwareWish, Network, Options
+from probes.attachment import Mode, RouteWish
+from probes.errors import FarbootError, Refused
+
+
+def command(engine: Engine, arguments: argparse.Namespace) -> int:
+    """Print what boot would run."""
+    prepared = _prepare(engine, arguments)
+    plan = prepared.plan
+    script = "" if plan.refusals else engine.script(prepared)
+    if arguments.json:
+        answer: dict[str, object] = {
+            "script": script,
+            "argv": list(plan.qemu.argv) if plan.qemu else [],
+            "drive": plan.drive or None,
+            "drive_withheld": plan.drive_withheld or None,
+            "route": plan.route,
+            "notes": list(plan.notes),
+            "refusals": list(plan.refusals),
+        }
+        say_json(answer)
+    for refusal in plan.refusals:
+        tell(f"refused: {refusal}")
+    if plan.refusals:
+        return REFUSED
+    if not arguments.json:
+        say(script.rstrip("\n"))
+    return DONE
+
+
+def boot(engine: Engine, arguments: argparse.Namespace) -> int:
+    """Start a guest; print its session's id; wait for its serial line to show a text, if so asked."""
+    prepared = _prepare(engine, arguments)
+    for note in prepared.plan.notes:
+        tell(note)
+    if prepared.plan.refusals:
+        raise Refused("boot", prepared.plan.location, "; ".join(prepared.plan.refusals))
+    session = engine.boot(prepared)
+    if arguments.json:
+        say_json({"id": session.id, "location": session.location, "state": str(session.state), "pid": session.pid})
+    else:
+        say(session.id)
+    if arguments.wait is not None:
+        from app.qemu.session import wait_for_text
+
+        if not wait_for_text(session.id, arguments.wait, arguments.timeout):
+            tell(f"{session.id} did not show {arguments.wait!r} within {arguments.timeout:g} seconds; it goes on")
+            return TIMED_OUT
+    if arguments.console:
+        from app.cli.console import talk
+
+        return talk(session.id)
+    return DONE
+
+
+def bridge(engine: Engine, arguments: argparse.Namespace) -> int:
+    """Serve LOCATION as NBD on a Unix socket until told to stop."""
+    from app.qemu.bridge import Expected, credentials_from_stdin, serve
+
+    location = read_location(engine, arguments)
+    if arguments.credentials_stdin:
+        engine.keychain.add(location, credentials_from_stdin())
+    expected = Expected(arguments.size, arguments.validator, arguments.head, arguments.format)
+    serve(location, engine.keychain.get(location), arguments.socket, expected)
+    return DONE
+
+
+def secret(engine: Engine, arguments: argparse.Namespace) -> int:
+    """Print one secret of LOCATION, for a script to lay it where QEMU reads it; never on a terminal."""
+    if sys.stdout.isatty():
+        raise FarbootError(
+            "print", "a secret", "the output is a terminal", "send it into a file that only you can read"
+        )
+    location = read_location(engine, arguments)
+    sys.stdout.write(ask_secret(engine, location, arguments.field).reveal())
+    sys.stdout.flush()
+    return DONE
+
+
+def _prepare(engine: Engine, arguments: argparse.Namespace) -> Prepared:
+    location = read_location(engine, arguments)
+    options = Options(
+        mode=Mode.WRITE if arguments.write else Mode.SNAPSHOT,
+        memory=arguments.memory,
+        cpus=arguments.cpus,
+        firmware=FirmwareWish(arguments.firmware),
+        network=Network(arguments.network) if arguments.network else None,
+        route=RouteWish(arguments.route),
+    )
+    return asking(engine, location, lambda: engine.prepare(location, options))

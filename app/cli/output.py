@@ -1,0 +1,73 @@
+"""How the command line speaks: tables, JSON, errors and exit codes."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from probes.errors import FarbootError
+from probes.text import clean
+
+DONE, FAILED, USAGE, REFUSED, TIMED_OUT = 0, 1, 2, 3, 4
+
+
+def say(text: str = "") -> None:
+    """Print a line of the answer. Undecodable characters are kept as the bytes they were."""
+    data = (text + "\n").encode(sys.stdout.encoding or "utf-8", "surrogateescape")
+    sys.stdout.buffer.write(data)
+    sys.stdout.flush()
+
+
+def tell(text: str) -> None:
+    """Print a line beside the answer, to standard error."""
+    print(f"farboot: {clean(text)}", file=sys.stderr)
+
+
+def say_json(value: object) -> None:
+    """Print the answer as JSON, in ASCII: it holds any name exactly, and no terminal acts on it."""
+    say(json.dumps(value, indent=2))
+
+
+def complain(error: FarbootError, verbose: bool = False, as_json: bool = False) -> int:
+    """Report `error` in one line (the detail too, if `verbose`), as an object as well, and return the exit code."""
+    if as_json:
+        say_json(error.as_json() | ({"detail": error.detail} if verbose else {}))
+    tell(str(error))
+    if verbose and error.detail:
+        tell(f"detail: {error.detail}")
+    return error.exit_status
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> Iterable[str]:
+    """Yield lines with columns aligned; the columns in `right` to the right, the last one ragged."""
+    cells = [tuple(headings), *[tuple(row) for row in rows]]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(headings))]
+    right = set(right)
+    for row in cells:
+        padded = [
+            text.rjust(width) if column in right else text.ljust(width)
+            for column, (text, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        yield "  ".join(padded).rstrip()
+
+
+def size_text(size: int | None, rounded: bool = False) -> str:
+    """Return `size` in bytes as a person reads it: `512 B`, `1.5 GiB`, `~2.0 MiB` if the server rounded it."""
+    if size is None:
+        return "-"
+    value, unit = float(size), "B"
+    for bigger in ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB"):
+        if value < 1024:
+            break
+        value, unit = value / 1024, bigger
+    number = f"{value:.0f}" if unit == "B" else f"{value:.1f}"
+    return f"{'~' if rounded else ''}{number} {unit}"
+
+
+def time_text(moment: datetime | None) -> str:
+    """Return a point in time to the minute, in local time where the zone is known."""
+    if moment is None:
+        return "-"
+    if moment.tzinfo is not None:
+        moment = moment.astimezone()
+    return moment.strftime("%Y-%m-%d %H:%M")

@@ -1,0 +1,1 @@
+"""The demonstration: real bootable images on a loopback web server."""

@@ -1,0 +1,5 @@
+"""`python -m farboot`."""
+
+from . import main
+
+main()

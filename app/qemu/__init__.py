@@ -1,0 +1,1 @@
+"""QEMU: plan a boot, launch it, keep its sessions."""

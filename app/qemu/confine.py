@@ -1,0 +1,65 @@
+"""What QEMU is shut in with: an argv prefix, worked out from the host's facts and the graph's needs alone.
+
+By bubblewrap it sees its programs and libraries, firmware, name resolution, certificates and the guest's own folder;
+nothing else of the host, whatever an image names. Under root it is moreover an account that owns nothing and keeps one
+capability, to bind ports below 1024, which NFS servers ask of their clients. QEMU's own sandbox comes on top.
+"""
+
+from collections.abc import Sequence
+
+from app.qemu.options import Host
+
+FOLDER = "{folder}"
+"""Stands for the guest folder's absolute path; see `app.qemu.steps.StartQemu`."""
+
+_KEPT = "-all,+net_bind_service"
+_ROOMS = ("--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try")
+_ENDS = ("--die-with-parent", "--new-session")
+
+
+def confinement(host: Host, network: bool, reads: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the prefix for a QEMU that needs the host's network or not, and reads the further host paths `reads`."""
+    drop = _account(host)
+    if not host.bwrap:
+        return drop
+    return (*bubble(host, network, reads), "--", *drop)
+
+
+def bubble(host: Host, network: bool, reads: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return bubblewrap's own part of the prefix, without the `--` that ends it."""
+    argv = [str(host.bwrap), *_ROOMS]
+    if host.netns and not network:
+        argv.append("--unshare-net")
+    if not host.root:
+        argv.append("--unshare-user")
+    elif host.setpriv and host.guest_uid is not None:
+        argv += ["--cap-add", "ALL"]  # for setpriv, which drops them
+    else:
+        argv += ["--cap-drop", "ALL"]
+    argv += _ENDS
+    argv += ["--perms", "0755", "--dir", "/etc", "--perms", "0755", "--dir", "/var"]
+    for path in _outermost((*host.reads, *reads)):
+        argv += ["--ro-bind", path, path]
+    argv += ["--proc", "/proc", "--dev", "/dev"]
+    if host.accelerator == "kvm":
+        argv += ["--dev-bind", "/dev/kvm", "/dev/kvm"]
+    argv += ["--bind", FOLDER, FOLDER, "--chdir", FOLDER, "--clearenv"]
+    for name, value in (("PATH", "/usr/bin:/bin"), ("LC_ALL", "C.UTF-8"), ("HOME", FOLDER), ("TMPDIR", FOLDER)):
+        argv += ["--setenv", name, value]
+    return tuple(argv)
+
+
+def _account(host: Host) -> tuple[str, ...]:
+    if not (host.root and host.setpriv and host.guest_uid is not None):
+        return ()
+    uid = str(host.guest_uid)
+    with_kvm = host.accelerator == "kvm" and host.kvm_gid is not None
+    groups = ("--groups", str(host.kvm_gid)) if with_kvm else ("--clear-groups",)
+    kept = ("--bounding-set", _KEPT, "--inh-caps", _KEPT, "--ambient-caps", _KEPT)
+    return (host.setpriv, "--reuid", uid, "--regid", uid, *groups, *kept, "--no-new-privs")
+
+
+def _outermost(paths: Sequence[str]) -> list[str]:
+    """Return the paths in order, without those that lie in another of them."""
+    unique = list(dict.fromkeys(path.rstrip("/") or "/" for path in paths))
+    return [path for path in unique if not any(path.startswith(other + "/") for other in unique)]

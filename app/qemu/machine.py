@@ -1,0 +1,94 @@
+"""QEMU's argv: the machine around the block graph.
+
+Nodes are JSON; all else is QEMU's `name=value,…` form, for that is what people read and know. Every value in it comes
+from here or from an enumeration, except the guest's name, in which commas are doubled as QEMU's manual says: no name
+makes an option.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from app.qemu.accelerator import cpu_model
+from app.qemu.binary import SANDBOX
+from app.qemu.graph import Graph
+from app.qemu.options import Host, Network, Pflash
+from probes.attachment import Node
+from probes.text import clean, is_clean
+
+_NAME_LENGTH = 60
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a guest gets, decided: `memory` in bytes, `uefi` None for BIOS."""
+
+    name: str
+    memory: int
+    cpus: int
+    network: Network
+    uefi: Pflash | None = None
+
+
+def qemu_argv(machine: Machine, graph: Graph, host: Host) -> tuple[str, ...]:
+    """Return QEMU's complete argv, its own path first."""
+    argv = [host.qemu, "-name", options(guest=clean(machine.name, _NAME_LENGTH)), "-no-user-config", "-nodefaults"]
+    if host.sandbox:
+        argv += SANDBOX
+    argv += ["-machine", _board(machine.uefi), "-accel", host.accelerator, "-cpu", cpu_model(host.accelerator)]
+    argv += ["-smp", str(machine.cpus), "-m", f"{machine.memory >> 20}M", "-rtc", "base=utc", "-boot", "strict=on"]
+    for value in graph.objects:
+        argv += ["-object", value]
+    for descriptor in graph.descriptors:
+        argv += ["-add-fd", f"fd={descriptor},set={descriptor}"]
+    for node in (*_firmware_nodes(machine.uefi), *graph.nodes):
+        argv += ["-blockdev", node_text(node)]
+    argv += ["-device", _disk(graph), "-device", "VGA", "-device", "qemu-xhci", "-device", "usb-tablet"]
+    argv += ["-object", "rng-builtin,id=rng0", "-device", "virtio-rng-pci,rng=rng0"]
+    argv += _network(machine.network)
+    # The serial line is QEMU's own input and output: a terminal under a script, pipes under the supervisor.
+    argv += ["-chardev", "stdio,id=serial0", "-serial", "chardev:serial0"]
+    argv += ["-qmp", "unix:qmp.sock,server=on,wait=off", "-vnc", "unix:vnc.sock"]
+    return tuple(argv)
+
+
+def options(**values: str) -> str:
+    """Return a value for QEMU's option parser, commas in it doubled."""
+    return ",".join(f"{name}={value.replace(',', ',,')}" for name, value in values.items())
+
+
+def node_text(node: Node) -> str:
+    """Return the JSON of a node, its letters readable unless a terminal could act on them."""
+    ordered = {key: node[key] for key in ("driver", "node-name") if key in node}
+    text = json.dumps(ordered | dict(node), ensure_ascii=False)
+    return text if is_clean(text) else json.dumps(ordered | dict(node))
+
+
+def _board(uefi: Pflash | None) -> str:
+    return "q35,pflash0=uefi-code,pflash1=uefi-vars" if uefi else "q35"
+
+
+def _firmware_nodes(uefi: Pflash | None) -> tuple[Node, ...]:
+    if uefi is None:
+        return ()
+    code: Mapping[str, object] = {"driver": "file", "filename": uefi.code}
+    store: Mapping[str, object] = {"driver": "file", "filename": "vars.fd"}
+    return (
+        {"driver": uefi.format, "node-name": "uefi-code", "read-only": True, "file": code},
+        {"driver": uefi.format, "node-name": "uefi-vars", "file": store},
+    )
+
+
+def _disk(graph: Graph) -> str:
+    if graph.is_cd:
+        return f"ide-cd,bus=ide.0,drive={graph.top},bootindex=0"
+    # A read that fails (the server is away) stops the guest instead of breaking it.
+    return f"virtio-blk-pci,drive={graph.top},bootindex=0,rerror=stop,werror=stop"
+
+
+def _network(network: Network) -> list[str]:
+    if network is Network.NONE:
+        return []
+    # restrict=on is about IPv4 in some versions of slirp.
+    backend = "user,id=net0,restrict=on,ipv6=off" if network is Network.RESTRICTED else "user,id=net0"
+    return ["-netdev", backend, "-device", "virtio-net-pci,netdev=net0,romfile="]

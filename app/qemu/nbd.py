@@ -1,0 +1,275 @@
+"""The server's side of NBD, read-only: what the bridge speaks with QEMU.
+
+Follows https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md: fixed newstyle negotiation without TLS, one
+export named "", simple replies (structured ones would pay only for holes, which our storage seldom tells). Several
+connections may read at once, the requests of each run side by side, and replies go out as they are ready. Whatever a
+client sends costs its own connection at most.
+
+A connection holds at most `IN_FLIGHT` requests or `IN_FLIGHT_BYTES`, whichever comes first, and there are at most
+`CONNECTIONS` of them. QEMU opens one and keeps 16 requests in flight.
+"""
+
+import asyncio
+import contextlib
+import errno
+import functools
+import socket
+import struct
+from typing import Protocol
+
+from probes.errors import FarbootError
+
+CONNECTIONS = 32
+IN_FLIGHT = 16
+IN_FLIGHT_BYTES = 32 << 20
+LONGEST_READ = 32 << 20
+"""Bytes that one request may ask for: what the protocol lets a client assume."""
+PREFERRED_READ = 4096
+HANDSHAKE_SECONDS = 30.0
+
+_GREETING = struct.pack(">8s8sH", b"NBDMAGIC", b"IHAVEOPT", 0b11)  # fixed newstyle, no zeroes
+_OPTION = struct.Struct(">8sII")
+_OPTION_REPLY = struct.Struct(">QIII")
+_OPTION_REPLY_MAGIC = 0x0003E889045565A9
+_REQUEST = struct.Struct(">IHHQQI")
+_REQUEST_MAGIC = 0x25609513
+_REPLY = struct.Struct(">IIQ")
+_REPLY_MAGIC = 0x67446698
+_LONGEST_OPTION = 8192
+
+_OPT_EXPORT_NAME, _OPT_ABORT, _OPT_LIST, _OPT_INFO, _OPT_GO = 1, 2, 3, 6, 7
+_REP_ACK, _REP_SERVER, _REP_INFO = 1, 2, 3
+_REP_ERR_UNSUP, _REP_ERR_INVALID, _REP_ERR_UNKNOWN = 0x80000001, 0x80000003, 0x80000006
+_INFO_EXPORT, _INFO_BLOCK_SIZE = 0, 3
+_CMD_READ, _CMD_WRITE, _CMD_DISC, _CMD_FLUSH, _CMD_TRIM, _CMD_WRITE_ZEROES = 0, 1, 2, 3, 4, 6
+_HAS_FLAGS, _READ_ONLY, _CAN_MULTI_CONN = 1 << 0, 1 << 1, 1 << 8
+_EXPORT_FLAGS = _HAS_FLAGS | _READ_ONLY | _CAN_MULTI_CONN
+_FLAG_FUA = 1 << 0
+
+
+class Export(Protocol):
+    """What is served."""
+
+    @property
+    def size(self) -> int:
+        """In bytes; it never changes."""
+        ...
+
+    def at_hand(self, offset: int, length: int) -> bytes | None:
+        """Return the bytes if they are in memory, without waiting for anything."""
+        ...
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """Return exactly these bytes, all of which lie inside. A FarbootError becomes the client's EIO."""
+        ...
+
+
+class _Gone(Exception):
+    """The client left, or stopped making sense: nothing more to say to it."""
+
+
+async def serve_clients(listener: socket.socket, export: Export) -> None:
+    """Accept clients on the non-blocking `listener` and serve them all until cancelled."""
+    loop = asyncio.get_running_loop()
+    clients: set[asyncio.Task[None]] = set()
+    try:
+        while True:
+            try:
+                client, _ = await loop.sock_accept(listener)
+            except OSError:  # the client left again, or descriptors ran out: neither ends the service
+                await asyncio.sleep(0.05)
+                continue
+            if len(clients) >= CONNECTIONS:
+                client.close()
+                continue
+            client.setblocking(False)
+            task = loop.create_task(converse(client, export))
+            clients.add(task)
+            task.add_done_callback(clients.discard)
+    finally:
+        for task in clients:
+            task.cancel()
+        await asyncio.gather(*clients, return_exceptions=True)
+
+
+async def converse(client: socket.socket, export: Export) -> None:
+    """Speak NBD on the non-blocking socket `client` until it leaves, then close it."""
+    wire = _Wire(client)
+    try:
+        async with asyncio.timeout(HANDSHAKE_SECONDS):
+            await _negotiate(wire, export.size)
+        await _Transmission(wire, export).run()
+    except (_Gone, OSError, TimeoutError):
+        pass  # its own doing, or its own end: other clients are none the wiser
+    finally:
+        client.close()
+
+
+class _Wire:
+    """One client's socket: whole messages in, whole messages out."""
+
+    def __init__(self, client: socket.socket) -> None:
+        self._client = client
+        self._loop = asyncio.get_running_loop()
+        self._received = bytearray()
+        self._sending = asyncio.Lock()
+
+    async def take(self, count: int) -> bytes:
+        """Return the next `count` bytes. Raises _Gone at the end of the stream."""
+        while len(self._received) < count:
+            await self._receive()
+        taken = bytes(self._received[:count])
+        del self._received[:count]
+        return taken
+
+    async def skip(self, count: int) -> None:
+        """Let `count` bytes pass by."""
+        while count > len(self._received):
+            count -= len(self._received)
+            self._received.clear()
+            await self._receive()
+        del self._received[:count]
+
+    async def send(self, head: bytes, body: bytes = b"") -> None:
+        """Send both, never mixed with another message. `body` is not copied."""
+        async with self._sending:
+            try:
+                sent = self._client.sendmsg((head, body))
+            except BlockingIOError:
+                sent = 0
+            if sent < len(head):
+                await self._loop.sock_sendall(self._client, head[sent:])
+                sent = len(head)
+            if sent < len(head) + len(body):
+                await self._loop.sock_sendall(self._client, memoryview(body)[sent - len(head) :])
+
+    async def _receive(self) -> None:
+        # Few bytes at a time, and a turn for everyone else: a busy client must not hold the loop.
+        chunk = await self._loop.sock_recv(self._client, 4096)
+        if not chunk:
+            raise _Gone
+        self._received += chunk
+        await asyncio.sleep(0)
+
+
+async def _negotiate(wire: _Wire, size: int) -> None:
+    """Answer options until the client enters transmission. Raises _Gone when it does not."""
+    await wire.send(_GREETING)
+    flags = int.from_bytes(await wire.take(4), "big")
+    if flags & ~0b11:
+        raise _Gone
+    while True:
+        magic, option, length = _OPTION.unpack(await wire.take(_OPTION.size))
+        if magic != b"IHAVEOPT" or length > _LONGEST_OPTION:
+            raise _Gone
+        data = await wire.take(length)
+        if option == _OPT_EXPORT_NAME:
+            if data:
+                raise _Gone  # the only way in which this option can say that there is no such export
+            await wire.send(struct.pack(">QH", size, _EXPORT_FLAGS), b"" if flags & 0b10 else bytes(124))
+            return
+        for kind, reply in _option_replies(option, data, size):
+            await wire.send(_OPTION_REPLY.pack(_OPTION_REPLY_MAGIC, option, kind, len(reply)), reply)
+            if option == _OPT_GO and kind == _REP_ACK:
+                return
+        if option == _OPT_ABORT:
+            raise _Gone
+
+
+def _option_replies(option: int, data: bytes, size: int) -> list[tuple[int, bytes]]:
+    """Return the replies to one option, as (type, data)."""
+    if option == _OPT_ABORT:
+        return [(_REP_ACK, b"")]
+    if option == _OPT_LIST:
+        return [(_REP_ERR_INVALID, b"")] if data else [(_REP_SERVER, bytes(4)), (_REP_ACK, b"")]
+    if option not in (_OPT_INFO, _OPT_GO):
+        return [(_REP_ERR_UNSUP, b"")]
+    name_length = int.from_bytes(data[:4], "big")
+    wishes = data[4 + name_length :]
+    if len(wishes) < 2 or len(wishes) != 2 + 2 * int.from_bytes(wishes[:2], "big"):
+        return [(_REP_ERR_INVALID, b"")]
+    if name_length:
+        return [(_REP_ERR_UNKNOWN, b"")]
+    return [
+        (_REP_INFO, struct.pack(">HQH", _INFO_EXPORT, size, _EXPORT_FLAGS)),
+        (_REP_INFO, struct.pack(">HIII", _INFO_BLOCK_SIZE, 1, PREFERRED_READ, LONGEST_READ)),
+        (_REP_ACK, b""),
+    ]
+
+
+class _Transmission:
+    """The phase in which a client reads."""
+
+    def __init__(self, wire: _Wire, export: Export) -> None:
+        self._wire = wire
+        self._export = export
+        self._size = export.size
+        self._running: set[asyncio.Task[None]] = set()
+        self._bytes = 0
+        self._room = asyncio.Event()
+
+    async def run(self) -> None:
+        """Answer requests until the client says goodbye (then finish what it asked for) or is gone."""
+        try:
+            while await self._next_request():
+                pass
+            await asyncio.gather(*self._running)
+        finally:
+            for task in self._running:
+                task.cancel()
+            await asyncio.gather(*self._running, return_exceptions=True)
+
+    async def _next_request(self) -> bool:
+        magic, flags, command, cookie, offset, length = _REQUEST.unpack(await self._wire.take(_REQUEST.size))
+        if magic != _REQUEST_MAGIC:
+            raise _Gone
+        if command == _CMD_DISC:
+            return False
+        if command == _CMD_READ:
+            await self._read(flags, cookie, offset, length)
+            return True
+        error = errno.EINVAL
+        if command == _CMD_WRITE:
+            await self._wire.skip(length)
+        if command in (_CMD_WRITE, _CMD_TRIM, _CMD_WRITE_ZEROES):
+            error = errno.EPERM
+        elif command == _CMD_FLUSH:
+            error = 0  # there is never anything to flush
+        await self._reply(cookie, error)
+        return True
+
+    async def _read(self, flags: int, cookie: int, offset: int, length: int) -> None:
+        if flags & ~_FLAG_FUA or not 0 < length <= LONGEST_READ or offset + length > self._size:
+            await self._reply(cookie, errno.EINVAL)
+            return
+        data = self._export.at_hand(offset, length)
+        if data is not None:
+            await self._reply(cookie, 0, data)
+            return
+        while len(self._running) >= IN_FLIGHT or (self._running and self._bytes + length > IN_FLIGHT_BYTES):
+            self._room.clear()
+            await self._room.wait()
+        self._bytes += length
+        task = asyncio.create_task(self._fetch(cookie, offset, length))
+        self._running.add(task)
+        task.add_done_callback(functools.partial(self._finished, length))
+
+    def _finished(self, length: int, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._bytes -= length
+        self._room.set()
+
+    async def _fetch(self, cookie: int, offset: int, length: int) -> None:
+        try:
+            data = await self._export.read(offset, length)
+        except FarbootError:
+            await self._send_late(cookie, errno.EIO)
+        else:
+            await self._send_late(cookie, 0, data)
+
+    async def _send_late(self, cookie: int, error: int, data: bytes = b"") -> None:
+        with contextlib.suppress(OSError):  # the client is gone, which the reading side sees as well
+            await self._reply(cookie, error, data)
+
+    async def _reply(self, cookie: int, error: int, data: bytes = b"") -> None:
+        await self._wire.send(_REPLY.pack(_REPLY_MAGIC, error, cookie), data)

@@ -1,0 +1,169 @@
+"""Reading through an outage: while a server is away its guest waits, and then goes on with the very same image.
+
+A read that fails is tried again with growing pauses, each time through a freshly opened reader, which whoever opens
+it has compared with what was judged. An image that has changed is given up for good.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from app.qemu.workers import Workers, look_at
+from probes.errors import BadAnswer, Changed, Crashed, FarbootError, TimedOut, Unreachable
+from probes.reader import Reader
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long one read is tried, in seconds.
+
+    `outage` while the server is away or answers nonsense, `refusal` while it answers clearly (denied, not found):
+    that happens, for a moment, to servers that are being restarted. Pauses grow from `first_pause` to `longest_pause`.
+    """
+
+    outage: float = 600.0
+    refusal: float = 15.0
+    first_pause: float = 0.1
+    longest_pause: float = 5.0
+
+
+PATIENCE = Patience()
+
+
+class _Way:
+    """An open reader, who is reading through it, and whether another has taken its place."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+        self.users = 0
+        self.replaced = asyncio.Event()
+
+
+class PatientReader:
+    """Reads through `reader`, and through what `reopen` gives when that fails.
+
+    `reopen` blocks; it raises Changed if the image is not the same any more. `tell` is called with a line about
+    every outage and its end, and about a change. Takes over `reader`. For one event loop.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        reopen: Callable[[], Reader],
+        workers: Workers,
+        tell: Callable[[str], None],
+        patience: Patience = PATIENCE,
+    ) -> None:
+        self._way = _Way(reader)
+        self._reopen = reopen
+        self._workers = workers
+        self._tell = tell
+        self._patience = patience
+        self._renewal: asyncio.Task[None] | None = None
+        self._away_since: float | None = None
+        self.changed: Changed | None = None
+        """What every read raises, once the image is known to have changed."""
+
+    async def pread(self, offset: int, length: int) -> bytes:
+        """Return exactly these bytes, all of which lie inside, however long it takes within the patience.
+
+        Raises Changed, or the last failure.
+        """
+        clock = asyncio.get_running_loop().time
+        began, refused_since = clock(), None
+        pause, tries = self._patience.first_pause, 0
+        failed: _Way | None = None
+        while True:
+            try:
+                if failed is not None:
+                    await self._renew(failed)
+                if self.changed is not None:
+                    raise self.changed.with_traceback(None)
+                way = self._way
+                data = await self._read(way, offset, length)
+                self._told_back()
+                return data
+            except Changed as error:
+                self.give_up(error)
+                raise
+            except FarbootError as error:
+                if isinstance(error, Unreachable | TimedOut | BadAnswer):
+                    refused_since, limit = None, began + self._patience.outage
+                else:
+                    refused_since = refused_since or clock()
+                    limit = refused_since + self._patience.refusal
+                tries += 1
+                if tries == 2:
+                    self._told_away(error)
+                if clock() + pause > limit:
+                    self._tell(f"{error}; given up: the guest sees a read error")
+                    raise
+            failed = way
+            with contextlib.suppress(TimeoutError):  # or sooner, when another read's renewal has gone well
+                async with asyncio.timeout(pause):
+                    await failed.replaced.wait()
+            pause = min(2 * pause, self._patience.longest_pause)
+
+    def give_up(self, error: Changed) -> None:
+        """Let every read fail from now on, for the image has changed."""
+        if self.changed is None:
+            self.changed = error
+            self._tell(f"{error}; every read fails from now on")
+
+    def close(self) -> None:
+        """Let go of the reader."""
+        self._way.reader.close()
+
+    async def _read(self, way: _Way, offset: int, length: int) -> bytes:
+        way.users += 1
+        try:
+            data = await self._call(way.reader.pread, offset, length)
+        finally:
+            way.users -= 1
+            self._close_if_done(way)
+        if len(data) != length:
+            raise Changed("read", "the image", f"{len(data)} bytes came instead of {length} at {offset}")
+        return data
+
+    async def _call(self, call: Callable[..., _T], *arguments: object) -> _T:
+        try:
+            return await self._workers.run(call, *arguments)
+        except FarbootError:
+            raise
+        except Exception as error:
+            # Its own words stay out: they may hold a secret.
+            raise Crashed("read", "the image", f"Farboot's own mistake, {type(error).__name__}") from error
+
+    async def _renew(self, failed: _Way) -> None:
+        """Have another way than `failed`, opened once for everyone whose read failed."""
+        if self._way is not failed:
+            return
+        if self._renewal is None or self._renewal.done():
+            self._renewal = asyncio.create_task(self._replace(failed))
+            self._renewal.add_done_callback(look_at)
+        await asyncio.wait({self._renewal})  # which leaves it running for others when this read is cancelled
+        self._renewal.result()
+
+    async def _replace(self, failed: _Way) -> None:
+        self._way = _Way(await self._call(self._reopen))
+        failed.replaced.set()
+        self._close_if_done(failed)
+
+    def _close_if_done(self, way: _Way) -> None:
+        if way.replaced.is_set() and not way.users:
+            self._workers.start(way.reader.close)
+
+    def _told_away(self, error: FarbootError) -> None:
+        if self._away_since is None:
+            self._away_since = asyncio.get_running_loop().time()
+            self._tell(f"{error}; the guest waits")
+
+    def _told_back(self) -> None:
+        if self._away_since is not None:
+            seconds = asyncio.get_running_loop().time() - self._away_since
+            self._away_since = None
+            self._tell(f"reading goes on after {seconds:.0f} s")

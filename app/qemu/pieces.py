@@ -1,0 +1,167 @@
+"""An image in pieces: what QEMU's many small reads become on their way to a far server.
+
+A miss is fetched in whole pieces, several neighbours by one request; what is already on its way is waited for, not
+asked for again; and a reader that goes straight ahead finds the next pieces fetched before it asks. How far ahead is
+learnt: nothing for a random reader, and twice as much each time a straight one catches up, to `FURTHEST_AHEAD`.
+
+Memory: at most `CACHE` for pieces, `AHEAD_RUNS` runs of read-ahead, and what clients wait for (which `app.qemu.nbd`
+bounds).
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from app.qemu.workers import look_at
+
+PIECE = 64 << 10
+"""Bytes. A power of two; large enough to be worth a round trip, small enough to cost a random reader little."""
+LONGEST_RUN = 1 << 20
+"""Bytes asked for by one request, at most."""
+CACHE = 32 << 20
+FURTHEST_AHEAD = 2 << 20
+AHEAD_RUNS = 4
+_STREAMS = 32
+
+Fetch = Callable[[int, int], Awaitable[bytes]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Run:
+    """Neighbouring pieces on their way, from the offset `start` up to `stop`."""
+
+    start: int
+    stop: int
+    task: asyncio.Task[bytes]
+
+
+class _Stream:
+    """One straight reader: how far ahead of it we look, and up to where that was done."""
+
+    __slots__ = ("ahead", "window")
+
+    def __init__(self) -> None:
+        self.window = 0
+        self.ahead = 0
+
+    def read_on(self, offset: int, end: int) -> bool:
+        """Note the next read; whether it is time to fetch more ahead, which is then `window` bytes past its end."""
+        if self.ahead - end > self.window // 2:
+            return False
+        self.window = min(max(2 * self.window, end - offset, PIECE), FURTHEST_AHEAD)
+        return True
+
+
+class Pieces:
+    """The bytes of something `size` long, through a cache, from `fetch(offset, length)`.
+
+    `fetch` returns exactly what it is asked for, or raises; it decides about trying again. For one event loop.
+    """
+
+    def __init__(self, fetch: Fetch, size: int) -> None:
+        self._fetch = fetch
+        self._size = size
+        self._kept: OrderedDict[int, bytes] = OrderedDict()
+        self._coming: dict[int, _Run] = {}
+        self._streams: OrderedDict[int, _Stream] = OrderedDict()
+        self._ahead_runs = 0
+
+    def at_hand(self, offset: int, length: int) -> bytes | None:
+        """Return the bytes if all of them are in the cache."""
+        end = offset + length
+        parts = []
+        for index in range(offset // PIECE, -(-end // PIECE)):
+            piece = self._kept.get(index)
+            if piece is None:
+                return None
+            self._kept.move_to_end(index)
+            parts.append((index * PIECE, piece))
+        self._look_ahead(offset, end)
+        return _cut(parts, offset, end)
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """Return the `length` bytes at `offset`, all of which lie inside. Raises what `fetch` raises."""
+        end = offset + length
+        sources = self._sources(range(offset // PIECE, -(-end // PIECE)))
+        self._look_ahead(offset, end)
+        if runs := [source.task for _, source in sources if isinstance(source, _Run)]:
+            await asyncio.wait(runs)  # which leaves them running, for others, when this reader is cancelled
+        parts = [(start, source.task.result() if isinstance(source, _Run) else source) for start, source in sources]
+        return _cut(parts, offset, end)
+
+    def _sources(self, indices: range) -> list[tuple[int, bytes | _Run]]:
+        """Return where these pieces will come from, as (offset, bytes or run), having asked for what is missing."""
+        sources: list[tuple[int, bytes | _Run]] = []
+        for index in indices:
+            kept = self._kept.get(index)
+            if kept is not None:
+                self._kept.move_to_end(index)
+                sources.append((index * PIECE, kept))
+                continue
+            run = self._coming.get(index) or self._ask(index, indices.stop)
+            if not sources or sources[-1][1] is not run:
+                sources.append((run.start, run))
+        return sources
+
+    def _ask(self, first: int, stop: int) -> _Run:
+        """Ask for the pieces from `first` on that nobody asked for, as many as one run takes, before `stop`."""
+        stop = min(stop, first + LONGEST_RUN // PIECE)
+        index = first + 1
+        while index < stop and index not in self._kept and index not in self._coming:
+            index += 1
+        task = asyncio.get_running_loop().create_task(self._bring(first, index))
+        task.add_done_callback(look_at)
+        run = _Run(first * PIECE, index * PIECE, task)
+        for each in range(first, index):
+            self._coming[each] = run
+        return run
+
+    async def _bring(self, first: int, stop: int) -> bytes:
+        start = first * PIECE
+        try:
+            data = await self._fetch(start, min(stop * PIECE, self._size) - start)
+        finally:
+            for index in range(first, stop):
+                del self._coming[index]
+        for index in range(first, stop):
+            self._kept[index] = data[index * PIECE - start : (index + 1) * PIECE - start]
+        while len(self._kept) > CACHE // PIECE:
+            self._kept.popitem(last=False)
+        return data
+
+    def _look_ahead(self, offset: int, end: int) -> None:
+        """Note that `offset` to `end` is being read, and fetch what a straight reader will want next."""
+        stream = self._streams.pop(offset, None)
+        if stream is None:
+            self._streams[end] = _Stream()
+            if len(self._streams) > _STREAMS:
+                self._streams.popitem(last=False)
+            return
+        self._streams[end] = stream
+        if stream.read_on(offset, end):
+            self._fetch_ahead(stream, end)
+
+    def _fetch_ahead(self, stream: _Stream, end: int) -> None:
+        index = -(-max(stream.ahead, end) // PIECE)
+        stop = -(-min(end + stream.window, self._size) // PIECE)
+        while index < stop and self._ahead_runs < AHEAD_RUNS:
+            if index in self._kept or index in self._coming:
+                index += 1
+                continue
+            run = self._ask(index, stop)
+            self._ahead_runs += 1
+            run.task.add_done_callback(self._ahead_done)
+            index = run.stop // PIECE
+        stream.ahead = max(end, index * PIECE)
+
+    def _ahead_done(self, _: asyncio.Task[bytes]) -> None:
+        self._ahead_runs -= 1
+
+
+def _cut(parts: list[tuple[int, bytes]], offset: int, end: int) -> bytes:
+    """Return the bytes from `offset` to `end` out of adjoining parts, each with its own offset."""
+    if len(parts) == 1:
+        start, data = parts[0]
+        return data[offset - start : end - start]
+    return b"".join([memoryview(data)[max(offset - start, 0) : end - start] for start, data in parts])

@@ -1,0 +1,138 @@
+"""A boot plan as a shell script that works when it is run as it stands: in any POSIX shell, as root or not.
+
+It holds no secret: where one is needed, `farboot secret` asks for it. The serial line is the script's own input and
+output, and when QEMU ends everything that was started or made is gone.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from app.qemu.confine import FOLDER
+from app.qemu.steps import (
+    BootPlan,
+    CheckUnchanged,
+    CopyFile,
+    CreateOverlay,
+    LaySecret,
+    OpenFile,
+    StartBridge,
+    StartQemu,
+    Step,
+)
+from probes.errors import Refused
+from probes.text import clean, shell_word
+
+_WIDTH = 110
+
+_OPENING = """\
+#!/bin/sh
+# Boots {location}
+{notes}set -eu
+umask 077
+
+# Everything is made in a folder of its own, which vanishes in the end.
+folder=$(mktemp -d /var/tmp/farboot-XXXXXXXX)
+helpers=
+terminal=$(stty -g 2>/dev/null) || terminal=
+end() {{
+    status=$?
+    trap - EXIT
+    for helper in $helpers; do kill "$helper" 2>/dev/null || :; done
+    wait
+    cd /
+    rm -rf "$folder"
+    if [ -n "$terminal" ]; then stty "$terminal" || :; fi
+    exit "$status"
+}}
+trap end EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+cd "$folder"
+"""
+
+_AWAIT = """\
+until [ -S {socket} ]; do
+    kill -0 "$!" 2>/dev/null || {{ echo 'the bridge ended before it served anything' >&2; exit 1; }}
+    sleep 0.1
+done"""
+
+
+def script(plan: BootPlan, command: Sequence[str] = ("farboot",)) -> str:
+    """Return the script of `plan`; `command` is what starts this Farboot (`Host.command`), for secrets.
+
+    Raises Refused for a plan with refusals.
+    """
+    if plan.refusals:
+        raise Refused("boot", plan.location, "; ".join(plan.refusals))
+    notes = "".join(f"# ({clean(note)})\n" for note in plan.notes)
+    parts = [_OPENING.format(location=clean(str(plan.location)), notes=notes)]
+    parts += ["\n".join(lines) + "\n" for step in plan.steps if (lines := list(_lines(step, command)))]
+    return "\n".join(parts)
+
+
+def _lines(step: Step, command: Sequence[str]) -> Iterator[str]:
+    match step:
+        case CreateOverlay():
+            yield "# What the guest writes goes here, and nowhere else."
+            yield _words(step.argv)
+        case CopyFile():
+            yield "# A copy of its own, that QEMU's account may read and write."
+            yield f"cat <{shell_word(step.source)} >{shell_word(step.path)}"
+        case LaySecret():
+            yield f"# QEMU reads the {clean(step.label)} from a file."
+            yield _words([*command, "secret", "--", str(step.location), step.field]) + f" >{shell_word(step.path)}"
+        case OpenFile():
+            yield f"# QEMU finds it as /dev/fdset/{step.fd}, and needs no right to open it."
+            yield f"exec {step.fd}<{'>' if step.writable else ''}{shell_word(step.path)}"
+        case StartBridge():
+            yield "# The bridge reads the image for QEMU, and serves only what was looked at."
+            yield _words(step.argv) + " </dev/null &"
+            yield 'helpers="$helpers $!"'
+            yield _AWAIT.format(socket=shell_word(step.socket))
+        case StartQemu():
+            if step.uid is not None:
+                yield "# The folder belongs to the account that QEMU runs as."
+                yield f'chown -R {step.uid}:{step.uid} "$folder"'
+                yield ""
+            if step.confinement:
+                yield "# QEMU, shut in: it sees its programs, this folder, and nothing else of this host."
+            yield from _long_command(step)
+        case CheckUnchanged():
+            return
+
+
+def _long_command(step: StartQemu) -> Iterator[str]:
+    """The confinement in filled lines, QEMU's own argv with an option a line, started so that the shell can still act.
+
+    A shell that waits for a program in the foreground heeds no signal until it ends.
+    """
+    lines = [*_filled(step.confinement), *_by_option(step.argv), "<&0 &"]
+    yield " \\\n    ".join(lines)
+    yield 'qemu=$! helpers="$helpers $!"'
+    yield 'wait "$qemu"'
+
+
+def _filled(argv: Sequence[str]) -> Iterator[str]:
+    line = ""
+    for group in _by_option(argv):
+        if line and len(line) + len(group) > _WIDTH:
+            yield line
+            line = ""
+        line = f"{line} {group}" if line else group
+    if line:
+        yield line
+
+
+def _by_option(argv: Sequence[str]) -> list[str]:
+    """The words of `argv`, each option together with its values."""
+    groups: list[list[str]] = []
+    for index, word in enumerate(argv):
+        # Of the values only setpriv's `-all,…` begin with a dash.
+        if index == 0 or (word.startswith("-") and not word.startswith("-all")):
+            groups.append([])
+        groups[-1].append(word)
+    return [_words(group) for group in groups]
+
+
+def _words(words: Sequence[str]) -> str:
+    return " ".join('"$folder"' if word == FOLDER else shell_word(word) for word in words)

@@ -1,0 +1,319 @@
+"""Carrying out the steps of a boot plan, up to a QEMU that has opened everything, was checked, and is still paused."""
+
+import asyncio
+import fcntl
+import json
+import os
+import shutil
+import socket
+import stat
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from app.qemu import qmp
+from app.qemu.child import Child, environment
+from app.qemu.folders import Folder
+from app.qemu.serial import SerialLine
+from app.qemu.steps import (
+    BootPlan,
+    CheckUnchanged,
+    CopyFile,
+    CreateOverlay,
+    LaySecret,
+    OpenFile,
+    StartBridge,
+    StartQemu,
+    Step,
+)
+from app.qemu.wire import error_from_json
+from probes.credentials import Credentials, Secret
+from probes.errors import Changed, Denied, FarbootError, NotFound, TimedOut, Unsupported
+from probes.location import Location
+from probes.reader import Pin
+
+OPEN_DEADLINE = 60.0
+"""Seconds that QEMU, or the bridge, may take to open everything."""
+CHECK_DEADLINE = 30.0
+_OVERLAY_DEADLINE = 30.0
+_POLL = 0.02
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a supervisor is asked to do. `secrets` are by the path of their `LaySecret` step."""
+
+    plan: BootPlan
+    secrets: Mapping[str, Secret]
+    credentials: Credentials
+
+
+@dataclass
+class Machinery:
+    """What has been started for one guest, so far; whatever happens, `clear` takes it down."""
+
+    folder: Folder
+    line: SerialLine
+    qemu: Child | None = None
+    monitor: qmp.Monitor | None = None
+    bridges: dict[StartBridge, Child] = field(default_factory=dict)
+    files: dict[str, int] = field(default_factory=dict)
+    nodes: Sequence[Mapping[str, object]] = ()
+
+    async def clear(self) -> None:
+        """End QEMU, then those that serve it; close everything."""
+        if self.qemu is not None:
+            self.qemu.kill()
+            await self.qemu.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await self.line.ended.wait()
+        if self.monitor is not None:
+            await self.monitor.close()
+        for bridge in self.bridges.values():
+            await bridge.end()
+        self.close_files()
+
+    def close_files(self) -> None:
+        """Let go of the host files: as long as we hold them, so do their locks."""
+        for descriptor in self.files.values():
+            os.close(descriptor)
+        self.files.clear()
+
+
+async def carry_out(order: Order, machinery: Machinery, checking: Callable[[], None]) -> None:
+    """Carry out all steps; `checking` is called once QEMU has opened everything. Raises FarbootError."""
+    for step in order.plan.steps:
+        await _carry_out(step, order, machinery, checking)
+    if machinery.qemu is None:
+        raise Unsupported("boot", order.plan.location, "the plan starts no QEMU")
+    machinery.close_files()
+
+
+async def _carry_out(step: Step, order: Order, machinery: Machinery, checking: Callable[[], None]) -> None:
+    folder = machinery.folder
+    match step:
+        case CreateOverlay():
+            await _create_overlay(step, folder)
+        case CopyFile():
+            _copy(step, folder)
+        case LaySecret():
+            folder.create(step.path, order.secrets[step.path].reveal().encode("utf-8", "surrogateescape"))
+        case StartBridge():
+            machinery.bridges[step] = await start_bridge(step, order.credentials, folder)
+        case OpenFile():
+            machinery.files[step.path] = _open(step)
+        case StartQemu():
+            await _start_qemu(step, order.plan, machinery)
+            checking()
+        case CheckUnchanged():
+            await _check(step, order.credentials, machinery)
+
+
+async def _create_overlay(step: CreateOverlay, folder: Folder) -> None:
+    tool = Child(step.argv, folder.path, environment(folder.path))
+    try:
+        async with asyncio.timeout(_OVERLAY_DEADLINE):
+            status = await tool.wait()
+    except TimeoutError:
+        tool.kill()
+        raise TimedOut("create", "the overlay", "the disk does not answer", f"look at {folder.path}") from None
+    if status != 0:
+        raise FarbootError("create", "the overlay", tool.last_words or f"qemu-img ended with status {status}")
+
+
+def _copy(step: CopyFile, folder: Folder) -> None:
+    try:
+        with open(step.source, "rb") as source:
+            folder.create(step.path)
+            with open(folder.reach(step.path), "wb") as copy:
+                shutil.copyfileobj(source, copy)
+    except OSError as error:
+        raise FarbootError("copy", step.source, error.strerror or "it failed") from None
+
+
+def _open(step: OpenFile) -> int:
+    """Open a host file or device under its planned number. Those numbers were kept free (`supervisor.main`)."""
+    flags = (os.O_RDWR if step.writable else os.O_RDONLY) | os.O_CLOEXEC
+    try:
+        found = os.open(step.path, flags | os.O_NONBLOCK)  # a FIFO would block
+    except FileNotFoundError:
+        raise NotFound("open", step.path, "there is no such file") from None
+    except PermissionError:
+        raise Denied("open", step.path, "permission denied") from None
+    except OSError as error:
+        raise FarbootError("open", step.path, error.strerror or "it failed") from None
+    try:
+        kind = os.fstat(found).st_mode
+        if not (stat.S_ISREG(kind) or stat.S_ISBLK(kind)):
+            raise Unsupported("boot", step.path, "it is neither a file nor a block device")
+        fcntl.fcntl(found, fcntl.F_SETFL, flags & ~os.O_CLOEXEC)
+        return os.dup2(found, step.fd, inheritable=False)
+    finally:
+        os.close(found)
+
+
+async def start_bridge(step: StartBridge, credentials: Credentials, folder: Folder) -> Child:
+    """Start the bridge and await its socket. Raises the bridge's own error if it ends before."""
+    argv = list(step.argv)
+    end = argv.index("--") if "--" in argv else len(argv)
+    argv.insert(end, "--credentials-stdin")
+    feed = json.dumps(credentials.to_json()).encode()
+    # The folder is the bridge's working directory, and QEMU's account may write there: nothing is imported from it.
+    bridge = Child(argv, folder.path, {**os.environ, "PYTHONSAFEPATH": "1"}, feed=feed)
+    try:
+        async with asyncio.timeout(OPEN_DEADLINE):
+            while not bridge.ended.is_set():
+                if _answers(folder.reach(step.socket)):
+                    return bridge
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_POLL):  # it announces its socket by nothing else
+                        await bridge.ended.wait()
+            await bridge.wait()
+    except TimeoutError:
+        await bridge.end()
+        raise TimedOut("open", step.location, f"the bridge was not ready within {OPEN_DEADLINE:g} seconds") from None
+    except BaseException:
+        await bridge.end()
+        raise
+    raise bridge_error(bridge, step.location)
+
+
+def bridge_error(bridge: Child, location: Location) -> FarbootError:
+    """The error that an ended bridge told of, as it told it."""
+    words = bridge.last_words.removeprefix("farboot: ")
+    try:
+        told = json.loads(words)
+    except ValueError:
+        told = None
+    if isinstance(told, dict):
+        return error_from_json(told)
+    return FarbootError("boot", location, words or f"the bridge ended with status {bridge.status}")
+
+
+def _answers(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
+        line.setblocking(False)
+        try:
+            line.connect(path)
+        except OSError:
+            return False
+    return True
+
+
+async def _start_qemu(step: StartQemu, plan: BootPlan, machinery: Machinery) -> None:
+    folder = machinery.folder
+    argv = [word.replace("{folder}", folder.path) for word in step.confinement] + [*step.argv, "-S"]
+    if step.uid is not None and os.geteuid() == 0:
+        _give(folder, step.uid)
+    numbers = sorted(machinery.files.values())
+    qemu = Child(argv, folder.path, environment(folder.path), serial=True, descriptors=numbers)
+    machinery.qemu = qemu
+    await machinery.line.attach(*qemu.take_serial())
+    try:
+        async with asyncio.timeout(OPEN_DEADLINE):
+            machinery.monitor = await qmp.connect(folder.reach(qmp.SOCKET), qemu)
+    except TimeoutError:
+        why = f"QEMU could not open it within {OPEN_DEADLINE:g} seconds"
+        raise TimedOut("boot", plan.location, why, detail=qemu.words) from None
+    finally:
+        for laid in plan.steps:
+            if isinstance(laid, LaySecret):
+                folder.remove(laid.path)
+    if machinery.monitor is None:
+        raise qemu_error(plan.location, qemu.words, await qemu.wait())
+    qemu.take_also(machinery.monitor.pid)
+    nodes = await machinery.monitor.execute("query-named-block-nodes", {"flat": True})
+    assert isinstance(nodes, list)
+    machinery.nodes = nodes
+    if difference := qmp.compare_nodes(qmp.planned_nodes(step.argv), machinery.nodes):
+        raise Changed("boot", plan.location, difference)
+
+
+def _give(folder: Folder, uid: int) -> None:
+    """Make the guest folder and what is in it QEMU's own."""
+    for name in os.listdir(folder.descriptor):
+        os.chown(name, uid, uid, dir_fd=folder.descriptor, follow_symlinks=False)
+    os.fchown(folder.descriptor, uid, uid)
+
+
+async def _check(step: CheckUnchanged, credentials: Credentials, machinery: Machinery) -> None:
+    size = qmp.node_size(step.node, machinery.nodes)
+    if size != step.size:
+        raise Changed("boot", step.location, f"QEMU sees {size} bytes where {step.size} were judged")
+    await in_thread(lambda: _look_again(step, credentials), CHECK_DEADLINE, step.location)
+    for path, descriptor in machinery.files.items():
+        try:
+            same = os.path.samestat(os.stat(path), os.fstat(descriptor))
+        except OSError:
+            same = False
+        if not same:
+            raise Changed("boot", step.location, f"{path} was replaced while it was opened")
+
+
+def _look_again(step: CheckUnchanged, credentials: Credentials) -> None:
+    from probes.identify import head_digest
+    from probes.registry import open_source
+
+    with open_source(step.location, credentials) as source, source.open(step.location) as reader:
+        difference = compare_pins(step.pin, reader.pin)
+        if not difference and step.head and head_digest(reader) != step.head:
+            difference = "its first bytes are not those that were judged"
+    if difference:
+        raise Changed("boot", step.location, difference, "look at it again")
+
+
+def compare_pins(judged: Pin, found: Pin) -> str:
+    """Say in what `found` differs from `judged`; empty if in nothing that can be known."""
+    if judged.size != found.size:
+        return f"it has {found.size} bytes, and had {judged.size} when it was judged"
+    if judged.validator and found.validator and judged.validator != found.validator:
+        return "it was written since it was judged"
+    return ""
+
+
+async def in_thread(function: Callable[[], T], deadline: float, on: object) -> T:
+    """Run `function` in a thread that nobody waits for after `deadline` seconds. Raises TimedOut."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if done.done():
+            return
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(result)  # type: ignore[arg-type]  # None only where T is
+
+    def run() -> None:
+        result, failure = None, None
+        try:
+            result = function()
+        except BaseException as error:  # noqa: BLE001  carried over to the awaiting task, whatever it is
+            failure = error
+        with suppress(RuntimeError):  # the loop may have closed meanwhile
+            loop.call_soon_threadsafe(settle, result, failure)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        async with asyncio.timeout(deadline):
+            return await done
+    except TimeoutError:
+        raise TimedOut("look again at", on, f"no answer within {deadline:g} seconds") from None
+
+
+def qemu_error(location: Location, words: str, status: int) -> FarbootError:
+    """The error in QEMU's own words, without the option that it quotes before them."""
+    lines = [line.strip() for line in words.splitlines() if line.strip()]
+    told = [line for line in lines if "warning:" not in line] or lines
+    why = told[-1] if told else f"QEMU ended with status {status}"
+    program, colon, rest = why.partition(": ")
+    if colon and program.startswith("qemu-system"):
+        why = rest
+    if why.startswith("-") and "}: " in why:
+        why = why.rpartition("}: ")[2]
+    return FarbootError("boot", location, f"QEMU says: {why}" if told else why, detail=words)

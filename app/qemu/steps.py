@@ -1,0 +1,133 @@
+"""The steps of a boot plan, as values.
+
+Paths without a leading `/` are relative to the guest's folder, which is QEMU's working directory as well. The
+supervisor carries the steps out (`app.qemu.supervisor`), `app.qemu.script` prints them as a shell script: one
+truth, told twice.
+"""
+
+from dataclasses import dataclass
+
+from probes.attachment import Attachment
+from probes.image import Image
+from probes.location import Location
+from probes.reader import Pin
+
+
+@dataclass(frozen=True)
+class CreateOverlay:
+    """Create the throwaway qcow2 `path` of `size` bytes, its backing left to the block graph: argv is complete."""
+
+    path: str
+    size: int
+    argv: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CopyFile:
+    """Copy the host file `source` to `path`, writable: the UEFI variable store."""
+
+    source: str
+    path: str
+
+
+@dataclass(frozen=True)
+class LaySecret:
+    """Write the secret `field` of the credentials for `location` to `path`, for QEMU to read once.
+
+    `label` says whose it is, for a prompt. The secret itself is not in the plan: the supervisor gets it beside
+    the plan as `secrets[path]`, a script asks for it.
+    """
+
+    path: str
+    location: Location
+    field: str
+    label: str
+
+
+@dataclass(frozen=True)
+class StartBridge:
+    """Start the bridge: `argv` serves `location` as NBD on the Unix socket `socket`, and checks that it still is
+    what was judged.
+    """
+
+    socket: str
+    location: Location
+    argv: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class OpenFile:
+    """Open the host file or device `path` as descriptor `fd`, which QEMU inherits and finds as `/dev/fdset/N`."""
+
+    path: str
+    fd: int
+    writable: bool
+
+
+@dataclass(frozen=True)
+class StartQemu:
+    """Start QEMU: `argv` is QEMU's own, complete, and `confinement` the prefix that shuts it in.
+
+    The prefix may contain the word `{folder}`, which stands for the guest folder's absolute path. `uid` is the
+    unprivileged account under root: the folder is given to it first. The supervisor adds `-S`.
+    """
+
+    argv: tuple[str, ...]
+    confinement: tuple[str, ...] = ()
+    uid: int | None = None
+
+
+@dataclass(frozen=True)
+class CheckUnchanged:
+    """Once QEMU has opened the image and before the guest runs: compare size, validator and first bytes with what
+    was judged. `size` is also what QEMU must report for the node `node`.
+    """
+
+    location: Location
+    pin: Pin
+    head: str
+    node: str
+    size: int
+
+
+Step = CreateOverlay | CopyFile | LaySecret | StartBridge | OpenFile | StartQemu | CheckUnchanged
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One image of a chain: how QEMU gets at it and what it is. The first one is what is booted, the next its
+    backing file. `head` is the hex SHA-256 of its first 64 KiB (all of it, if it is smaller), as judged.
+    """
+
+    attachment: Attachment
+    image: Image
+    head: str = ""
+
+
+@dataclass(frozen=True)
+class BootPlan:
+    """How an image will be booted, before anything is done.
+
+    With `refusals` nothing may be done, and `steps` and `drive` are empty. `drive` is the short `-drive` value
+    that a person would type, or empty, and then `drive_withheld` says why. `notes` are sentences for a person
+    (the route taken, what confinement lacks). `format`, `mode`, `memory` (bytes), `cpus` and `network` tell what the
+    guest is, for whoever lists guests.
+    """
+
+    location: Location
+    route: str
+    steps: tuple[Step, ...] = ()
+    notes: tuple[str, ...] = ()
+    refusals: tuple[str, ...] = ()
+    drive: str = ""
+    drive_withheld: str = ""
+    format: str = ""
+    mode: str = ""
+    memory: int = 0
+    cpus: int = 0
+    network: str = ""
+
+    @property
+    def qemu(self) -> StartQemu | None:
+        """The step that starts QEMU."""
+        return next((step for step in self.steps if isinstance(step, StartQemu)), None)

@@ -1,0 +1,71 @@
+"""What the screens need from the rest of Farboot: the engine, and the guests.
+
+`app.engine.Engine` and the module `app.qemu.session` are these; tests give others where reality cannot be had.
+"""
+
+import socket
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from probes.location import Location
+from probes.source import Source
+
+if TYPE_CHECKING:
+    from app.engine import Inspection, Prepared
+    from app.keychain import Keychain
+    from app.qemu.options import Host, Options
+    from app.qemu.session import SessionInfo
+
+
+class Engine(Protocol):
+    """Browse, inspect, plan, boot. Everything blocks, and raises FarbootError."""
+
+    @property
+    def keychain(self) -> "Keychain":
+        """The credentials of this run."""
+        ...
+
+    @property
+    def host(self) -> "Host":
+        """What this host can do."""
+        ...
+
+    def open_source(self, location: Location) -> Source:
+        """Make the source for `location`."""
+        ...
+
+    def inspect(self, location: Location, source: Source | None = None) -> "Inspection":
+        """Read a few kilobytes of the image and say what it is."""
+        ...
+
+    def prepare(self, location: Location, options: "Options", inspection: "Inspection | None" = None) -> "Prepared":
+        """Plan the boot of the image at `location`."""
+        ...
+
+    def script(self, prepared: "Prepared") -> str:
+        """Return the boot as a shell script."""
+        ...
+
+    def boot(self, prepared: "Prepared") -> "SessionInfo":
+        """Start the guest and return its session once it runs."""
+        ...
+
+
+class Guests(Protocol):
+    """The sessions of this host. Everything blocks, and raises FarbootError."""
+
+    def sessions(self) -> "Sequence[SessionInfo]":
+        """All sessions that there are."""
+        ...
+
+    def stop(self, id: str, force: bool = False) -> None:  # noqa: A002 as app.qemu.session names it
+        """Ask the guest to shut down, or end it."""
+        ...
+
+    def screen(self, id: str) -> bytes:  # noqa: A002
+        """The guest's screen as PNG."""
+        ...
+
+    def console(self, id: str) -> socket.socket:  # noqa: A002
+        """The raw serial line, starting with the end of its log."""
+        ...

@@ -1,0 +1,124 @@
+"""Small questions in front of a room: a choice, a text to read, a user name and a password."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from rich.text import Text
+from textual import events
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical, VerticalScroll
+from textual.screen import ModalScreen
+from textual.widgets import Input, Static
+
+from probes.credentials import Credentials, Secret
+from probes.errors import Denied
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One answer: its key, and what it means."""
+
+    key: str
+    label: str
+
+
+class Ask(ModalScreen[str | None]):
+    """A question with a few answers, each one key; gives that key, or None for Esc."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "Cancel")]
+
+    def __init__(self, title: str, text: str, choices: Sequence[Choice], cancel: str = "leave it") -> None:
+        super().__init__()
+        self._title = title
+        self._text = text
+        self._choices = tuple(choices)
+        self._cancel = cancel
+
+    def compose(self) -> ComposeResult:
+        """Title, text, answers."""
+        answers = Text()
+        for choice in (*self._choices, Choice("esc", self._cancel)):
+            answers.append(choice.key, "bold")
+            answers.append(f" {choice.label}    ")
+        with Vertical(classes="dialog"):
+            yield Static(Text(self._title, overflow="ellipsis", no_wrap=True), classes="dialog-title")
+            with VerticalScroll(classes="dialog-text"):
+                yield Static(Text(self._text))
+            yield Static(answers, classes="dialog-keys")
+
+    def on_key(self, event: events.Key) -> None:
+        """Take an answer."""
+        if event.key in {choice.key for choice in self._choices}:
+            event.stop()
+            self.dismiss(event.key)
+
+
+class Show(ModalScreen[None]):
+    """A text to read, or to mark with the mouse, where no clipboard can be reached."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,enter,q", "dismiss", "Close")]
+
+    def __init__(self, title: str, text: str | Text) -> None:
+        super().__init__()
+        self._title = title
+        self._text = text
+
+    def compose(self) -> ComposeResult:
+        """Title, text, how to leave."""
+        text = Text(self._text, overflow="fold") if isinstance(self._text, str) else self._text
+        with Vertical(classes="dialog wide"):
+            yield Static(Text(self._title), classes="dialog-title")
+            with VerticalScroll(classes="dialog-text"):
+                yield Static(text)
+            yield Static(Text.assemble(("esc", "bold"), " closes"), classes="dialog-keys")
+
+
+_FIELDS = {
+    "username": "User name",
+    "password": "Password",
+    "key": "Key",
+    "query": "Signed query",
+    "cookie": "Cookie",
+    "ca_file": "CA file",
+}
+_PLAIN = frozenset({"username", "ca_file"})
+
+
+class AskCredentials(ModalScreen[Credentials | None]):
+    """What a server wants to know before it lets one in; None for Esc."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "Cancel")]
+
+    def __init__(self, error: Denied) -> None:
+        super().__init__()
+        self._error = error
+        self._fields = [field for field in error.wants if field in _FIELDS]
+
+    def compose(self) -> ComposeResult:
+        """One line a field."""
+        with Vertical(classes="dialog"):
+            yield Static(Text(self._error.on, overflow="ellipsis", no_wrap=True), classes="dialog-title")
+            yield Static(Text(self._error.why), classes="dialog-why")
+            for field in self._fields:
+                yield Static(Text(_FIELDS[field]), classes="dialog-label")
+                yield Input(id=field, password=field not in _PLAIN, classes="dialog-input")
+            keys = Text.assemble(("enter", "bold"), " goes on    ", ("esc", "bold"), " leaves it")
+            yield Static(keys, classes="dialog-keys")
+
+    def on_mount(self) -> None:
+        """Start in the first field."""
+        self.query(Input).first().focus()
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        """Go to the next field, or give the answer."""
+        inputs = list(self.query(Input))
+        index = inputs.index(event.input)
+        if index + 1 < len(inputs):
+            inputs[index + 1].focus()
+            return
+        values = {field.id: field.value for field in inputs if field.id and field.value}
+        self.dismiss(
+            Credentials(**{name: value if name in _PLAIN else Secret(value) for name, value in values.items()})  # type: ignore[arg-type] # the names are the fields'
+        )

@@ -1,0 +1,54 @@
+"""All keys, by room."""
+
+from rich.text import Text
+
+_KEYS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
+    (
+        "Everywhere",
+        (
+            ("arrows  j k", "move; PgUp, PgDn, Home and End too"),
+            ("enter  right  l", "open what is under the cursor"),
+            ("esc  left  h", "back one level (backspace too)"),
+            ("g", "the guests that run"),
+            ("?", "this help"),
+            ("q", "quit; guests go on running"),
+        ),
+    ),
+    (
+        "Looking for an image",
+        (
+            ("b", "boot it: read-only, what the guest writes is thrown away"),
+            ("o", "open any location, typed or pasted"),
+            ("/", "show only the names that contain what you type"),
+            ("> <", "sort by name, largest first, newest first"),
+            ("v", "the whole command that would boot it, as a script"),
+            ("y  Y", "copy the location, the command"),
+            ("r", "read again"),
+            ("tab", "storage, listing, description"),
+        ),
+    ),
+    (
+        "With a guest",
+        (
+            ("enter", "type into its serial console"),
+            ("ctrl+]", "stop typing into it (Esc and Ctrl-C go to the guest)"),
+            ("p", "its screen, or its serial console"),
+            ("i", "what it runs, and how to see it by VNC"),
+            ("x", "stop it"),
+            ("esc", "back; the guest goes on"),
+        ),
+    ),
+)
+
+
+def help_text() -> Text:
+    """The help as one text."""
+    text = Text()
+    for title, keys in _KEYS:
+        text.append(f"{title}\n", "bold")
+        for key, meaning in keys:
+            text.append(f"  {key:<16} ", "bold")
+            text.append(f"{meaning}\n")
+        text.append("\n")
+    text.rstrip()
+    return text

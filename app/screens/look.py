@@ -1,0 +1,120 @@
+"""Looking at what the cursor rests on: what it is, and how QEMU would get it."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
+
+from textual.screen import Screen
+from textual.timer import Timer
+
+from app.background import Job, Lane, start
+from app.screens.contract import Engine
+from probes.entry import Entry, Kind
+from probes.errors import Denied, FarbootError
+from probes.location import Location
+from widgets.facts import Command, Facts
+
+REST = 0.15
+"""Seconds that the cursor must rest before an image is read."""
+
+_REMEMBERED = 500
+
+
+class Look:
+    """Shows what is under the cursor, as it becomes known; what is no longer under it is dropped.
+
+    `show` gets the facts, `denied` is called beside it when a prompt could help.
+    """
+
+    def __init__(
+        self, screen: Screen[object], engine: Engine, show: Callable[[Facts], None], denied: Callable[[Denied], None]
+    ) -> None:
+        self._screen = screen
+        self._engine = engine
+        self._show = show
+        self._denied = denied
+        self._lane = Lane(engine)
+        self._job: Job | None = None
+        self._timer: Timer | None = None
+        self._known: OrderedDict[Location, Facts] = OrderedDict()
+        self._entry: Entry | None = None
+        self._facts = Facts()
+
+    def rest(self, entry: Entry | None) -> None:
+        """The cursor is on `entry` now."""
+        if entry is not None and entry == self._entry:
+            return
+        self._stop()
+        self._entry = entry
+        if entry is None:
+            self._set(Facts())
+        elif entry.location in self._known:
+            self._set(self._known[entry.location])
+        elif entry.kind is Kind.IMAGE:
+            self._set(Facts(entry, busy="reading ..."))
+            self._timer = self._screen.set_timer(REST, self.now)
+        else:
+            self._set(Facts(entry))
+
+    def now(self) -> None:
+        """Look at the entry under the cursor at once, whatever its name says."""
+        self._stop()
+        entry = self._entry
+        if entry is None or entry.kind is Kind.CONTAINER:
+            return
+        self._set(Facts(entry, busy="reading ..."))
+        self._job = start(self._screen, lambda job: self._read(job, entry), self._failed)
+
+    def again(self) -> None:
+        """Forget what is known of the entry under the cursor, and look anew."""
+        entry, self._entry = self._entry, None
+        if entry is not None:
+            self._known.pop(entry.location, None)
+        self.rest(entry)
+
+    def forget(self) -> None:
+        """Forget everything: other credentials may show another picture."""
+        self._stop()
+        self._lane.give_up()
+        self._known.clear()
+        self._entry = None
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer = None
+        if self._job is not None:
+            self._job.cancel()
+            self._job = None
+            if self._facts.busy:
+                self._lane.give_up()
+
+    def _read(self, job: Job, entry: Entry) -> None:
+        from app.qemu.options import Options
+
+        with self._lane.source(entry.location) as source:
+            inspection = self._engine.inspect(entry.location, source)
+        facts = Facts(entry, image=inspection.image, busy="working out the command ...")
+        job.tell(self._set, facts)
+        try:
+            plan = self._engine.prepare(entry.location, Options(), inspection).plan
+            command = Command(plan.drive, plan.drive_withheld, plan.notes, plan.refusals)
+        except FarbootError as error:
+            command = Command(error=error)
+        job.tell(self._finish, replace(facts, command=command, busy=""))
+
+    def _finish(self, facts: Facts) -> None:
+        if facts.entry is not None:
+            self._known[facts.entry.location] = facts
+            if len(self._known) > _REMEMBERED:
+                self._known.popitem(last=False)
+        self._set(facts)
+
+    def _failed(self, error: FarbootError) -> None:
+        self._set(Facts(self._entry, error=error))
+        if isinstance(error, Denied) and error.wants:
+            self._denied(error)
+
+    def _set(self, facts: Facts) -> None:
+        self._facts = facts
+        self._show(facts)

@@ -1,0 +1,84 @@
+"""Opening any location, typed or pasted."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from rich.text import Text
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+from textual.widgets import Input, Static
+
+from probes.credentials import Credentials
+from probes.errors import FarbootError
+from probes.location import Location
+from widgets.places import Place, PlacesView
+from widgets.rows_view import RowsView
+
+Opened = tuple[Location, Credentials]
+
+
+class OpenLocation(ModalScreen[Opened | None]):
+    """A line to type a location into, with the ones used before, and examples."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "dismiss(None)", "Cancel"),
+        Binding("down", "suggestions", "Choose", show=False),
+    ]
+
+    def __init__(self, typed: str, used: Sequence[str], examples: Sequence[str]) -> None:
+        super().__init__()
+        self._typed = typed
+        self._used = used
+        self._examples = examples
+
+    def compose(self) -> ComposeResult:
+        """The line, what is wrong with it, what it could be."""
+        with Vertical(classes="dialog wide"):
+            yield Static("Open a location", classes="dialog-title", markup=False)
+            yield Input(self._typed, placeholder="as QEMU takes it", classes="dialog-input", select_on_focus=False)
+            yield Static(id="open-error", classes="dialog-error", markup=False)
+            yield PlacesView(id="suggestions")
+            keys = Text.assemble(("enter", "bold"), " opens    ", ("down", "bold"), " chooses    ", ("esc", "bold"), " leaves it")
+            yield Static(keys, classes="dialog-keys")
+
+    def on_mount(self) -> None:
+        """Offer what was used before, then examples."""
+        places = [Place("Used before", heading=True)] if self._used else []
+        places += [Place(text, typed=text) for text in self._used]
+        places.append(Place("Examples", heading=True))
+        places += [Place(text, typed=text) for text in self._examples]
+        view = self.query_one(PlacesView)
+        view.show(places)
+        view.styles.height = min(len(places), 10)
+        self.query_one(Input).focus()
+
+    def action_suggestions(self) -> None:
+        """Go to the suggestions."""
+        self.query_one(PlacesView).focus()
+
+    @on(RowsView.Chosen)
+    def take(self) -> None:
+        """Take a suggestion into the line."""
+        place = self.query_one(PlacesView).place
+        if place is not None:
+            line = self.query_one(Input)
+            line.value = place.typed
+            line.cursor_position = len(place.typed)
+            line.focus()
+
+    @on(Input.Changed)
+    def clear(self) -> None:
+        """What was wrong may be right now."""
+        self.query_one("#open-error", Static).update("")
+
+    @on(Input.Submitted)
+    def submit(self, event: Input.Submitted) -> None:
+        """Give the location, or say what is wrong with it."""
+        try:
+            self.dismiss(Location.parse(event.value.strip()))
+        except FarbootError as error:
+            hint = f"\n{error.hint}" if error.hint else ""
+            self.query_one("#open-error", Static).update(Text(f"{error.why}{hint}"))

@@ -1,0 +1,102 @@
+"""How QEMU gets at an image, here and now: the value that a source gives and a boot plan is made of."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from probes.credentials import Secret
+from probes.location import Location
+from probes.reader import Pin
+
+Node = Mapping[str, object]
+"""A QEMU blockdev node as `-blockdev` takes it in JSON, without `node-name` (QMP reference, BlockdevOptions)."""
+
+
+class Route(StrEnum):
+    """Who speaks the storage's protocol: QEMU's own driver, or Farboot's bridge (an NBD server on a Unix
+    socket), or a copy fetched beforehand.
+    """
+
+    DRIVER = "driver"
+    BRIDGE = "bridge"
+    FETCH = "fetch"
+
+
+class RouteWish(StrEnum):
+    """Which route a person asks for."""
+
+    AUTO = "auto"
+    DIRECT = "direct"
+    BRIDGE = "bridge"
+
+
+class Mode(StrEnum):
+    """What becomes of what the guest writes: thrown away with an overlay, or into the image."""
+
+    SNAPSHOT = "snapshot"
+    WRITE = "write"
+
+
+@dataclass(frozen=True)
+class QemuFacts:
+    """What a source must know of the QEMU that will run: asked of that binary, never listed by hand.
+
+    `version` is (7, 2, 22). `drivers` holds its block driver names, modules included. `route` is the person's
+    wish.
+    """
+
+    version: tuple[int, ...]
+    drivers: frozenset[str]
+    route: RouteWish = RouteWish.AUTO
+
+
+@dataclass(frozen=True)
+class SecretSlot:
+    """A secret that a node refers to: `option` ("password-secret") of the node names a secret object.
+
+    `label` says in a prompt whose it is ("password of alice at web.example.org"). `asked` is the `Credentials`
+    field that holds it ("password", "key", …). `format` is that of QEMU's secret object: "base64" says that the
+    secret's text is base64 of what is meant (`-object secret,…,format=base64`), as rbd's key must be given.
+    """
+
+    option: str
+    secret: Secret
+    label: str
+    asked: str
+    format: str = "raw"
+
+
+@dataclass(frozen=True)
+class HostFile:
+    """A file or device of this host that QEMU gets as an open descriptor: `option` of the node ("filename")
+    becomes `/dev/fdset/N`. `writable` opens it for writing as well.
+    """
+
+    option: str
+    path: str
+    writable: bool = False
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """The protocol level of an image's block graph.
+
+    `node` is complete but for its secrets and host files, and for `read-only`, which the plan adds. With route
+    BRIDGE `node` is empty: the bridge opens `location` itself, with the same credentials. `trusted` is whether the
+    storage is the person's own (rbd, a local disk) and not somebody's web server: it decides the guest's
+    default network. `writable` is whether the storage could be written at all. `reads` are host paths that
+    the driver needs to read (a ceph.conf, a CA file). `why` says in one sentence why this route was taken,
+    where it is not QEMU's own driver.
+    """
+
+    location: Location
+    route: Route
+    pin: Pin
+    node: Node = field(default_factory=dict)
+    secrets: tuple[SecretSlot, ...] = ()
+    files: tuple[HostFile, ...] = ()
+    reads: tuple[str, ...] = ()
+    writable: bool = False
+    trusted: bool = False
+    why: str = ""
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,150 @@
+"""The family of errors a person may see.
+
+Each says what was tried, on what, why it failed, and what to do next. Their texts are cleaned when they are
+made, for much of a reason is a server's own words. They travel between processes by pickle.
+"""
+
+from typing import ClassVar
+
+from probes.text import clean
+
+
+class FarbootError(Exception):
+    """Something a person asked for could not be done.
+
+    `tried` is what was attempted ("list the pools"), `on` the thing it was attempted on (a location, a file),
+    `why` the reason, `hint` what to do next, `detail` the long form that `--verbose` adds.
+    """
+
+    code: ClassVar[str] = "failed"
+    exit_status: ClassVar[int] = 1
+
+    def __init__(self, tried: str, on: object, why: str, hint: str = "", detail: str = "") -> None:
+        self.tried = clean(tried)
+        self.on = clean(str(on))
+        self.why = clean(why.strip().replace("\n", "; ")).rstrip(".")
+        self.hint = clean(hint)
+        self.detail = clean(detail.strip().replace("\n", "; "))
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        text = f"cannot {self.tried} {self.on}: {self.why}"
+        return f"{text} ({self.hint})" if self.hint else text
+
+    def __reduce__(self) -> tuple[type["FarbootError"], tuple[object, ...]]:
+        return type(self), (self.tried, self.on, self.why, self.hint, self.detail)
+
+    def as_json(self) -> dict[str, str]:
+        """The error as an object for `--json`."""
+        return {
+            "error": self.code,
+            "message": str(self),
+            "tried": self.tried,
+            "on": self.on,
+            "why": self.why,
+            "hint": self.hint,
+        }
+
+
+class BadLocation(FarbootError):
+    """The text is not a location that Farboot understands."""
+
+    code = "bad-location"
+    exit_status = 2
+
+
+class Unreachable(FarbootError):
+    """Nobody answers there, or the connection broke."""
+
+    code = "unreachable"
+
+
+class TimedOut(FarbootError):
+    """No answer within the deadline."""
+
+    code = "timed-out"
+
+
+class Denied(FarbootError):
+    """The server, or the host, does not let us in.
+
+    `wants` names the `Credentials` fields that could open it: the TUI and the command line ask for those.
+    """
+
+    code = "denied"
+
+    def __init__(
+        self,
+        tried: str,
+        on: object,
+        why: str,
+        hint: str = "",
+        detail: str = "",
+        wants: tuple[str, ...] = (),
+    ) -> None:
+        self.wants = wants
+        super().__init__(tried, on, why, hint, detail)
+
+    def __reduce__(self) -> tuple[type[FarbootError], tuple[object, ...]]:
+        return type(self), (self.tried, self.on, self.why, self.hint, self.detail, self.wants)
+
+
+class NotFound(FarbootError):
+    """There is no such thing at that place."""
+
+    code = "not-found"
+
+
+class NotAContainer(FarbootError):
+    """The location is an image or a file: it has no entries."""
+
+    code = "not-a-container"
+
+
+class NotAnImage(FarbootError):
+    """The location is a container: it can be listed, not read or booted."""
+
+    code = "not-an-image"
+
+
+class BadAnswer(FarbootError):
+    """The server answered something that the protocol does not allow, or that makes no sense."""
+
+    code = "bad-answer"
+
+
+class Changed(FarbootError):
+    """The image is not the one that was looked at: its size, validator or first bytes differ."""
+
+    code = "changed"
+
+
+class Unsupported(FarbootError):
+    """Understood, but this machine, this QEMU or this Farboot cannot do it."""
+
+    code = "unsupported"
+
+
+class MissingClient(FarbootError):
+    """A client library or a program is not installed; the hint names the package that brings it."""
+
+    code = "missing-client"
+
+
+class Refused(FarbootError):
+    """Farboot will not boot it, because of what the image is."""
+
+    code = "refused"
+    exit_status = 3
+
+
+class Cancelled(FarbootError):
+    """The person stopped it."""
+
+    code = "cancelled"
+
+
+class Crashed(FarbootError):
+    """A helper process ended without an answer."""
+
+    code = "crashed"

@@ -1,0 +1,1 @@
+"""The image formats, one file each: recognise, describe, judge."""

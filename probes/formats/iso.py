@@ -1,0 +1,26 @@
+"""iso: an optical disc's image (ECMA-119, ISO 9660), with what it boots by (El Torito).
+
+QEMU has no driver of that name: to it such an image is raw, and so `Image.format` is "raw". What sets it apart is
+`media.kind`, CD, which gives it a CD drive and no overlay, and the feature "ISO 9660".
+"""
+
+from probes.image import Format, Image
+from probes.media import examine_disc
+from probes.optical import read_disc
+from probes.reader import Reader
+from probes.sectors import size_hazards, whole_sectors
+
+
+class Iso(Format):
+    """An ISO 9660 image, hybrid or not."""
+
+    name = "raw"
+
+    def probe(self, reader: Reader) -> Image | None:
+        disc = read_disc(reader)
+        if disc is None:
+            return None
+        found = examine_disc(reader, disc)
+        hazards = (*size_hazards(reader.size), *found.hazards)
+        size = whole_sectors(reader.size)
+        return Image(self.name, size, reader.size, media=found.media, features=found.features, hazards=hazards)

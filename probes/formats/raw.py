@@ -1,0 +1,28 @@
+"""raw: the disk itself, byte for byte. It has no header, so this format is what remains when no other matches.
+
+`probes.identify` asks it last, after every magic that Farboot knows: a guest can write the header of another format to
+the start of its raw disk, and whoever then guesses by the header opens what the guest chose.
+"""
+
+from probes.image import Format, Hazard, Image, Verdict
+from probes.media import examine
+from probes.reader import Reader
+from probes.sectors import size_hazards, whole_sectors
+
+
+class Raw(Format):
+    """A raw image; `probe` always finds one."""
+
+    name = "raw"
+
+    def probe(self, reader: Reader) -> Image:
+        hazards = size_hazards(reader.size)
+        if any(hazard.verdict is Verdict.REFUSE for hazard in hazards):
+            return Image(self.name, whole_sectors(reader.size), reader.size, hazards=hazards)
+        found = examine(reader)
+        hazards += found.hazards
+        if reader.pread(0x202, 4) == b"HdrS":
+            text = "It looks like a Linux kernel, not a disk: only few of them start this way."
+            hazards += (Hazard("linux-kernel", text, Verdict.OK),)
+        size = whole_sectors(reader.size)
+        return Image(self.name, size, reader.size, media=found.media, features=found.features, hazards=hazards)

@@ -1,0 +1,150 @@
+"""What an image is, and the contract of a format.
+
+A format is named as QEMU names its driver. Judging an image takes a few kilobytes of it: `probes.identify` runs all
+formats over one reader and decides.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from typing import ClassVar
+
+from probes.reader import Reader
+
+
+class Verdict(IntEnum):
+    """Whether an image may be handed to QEMU; the worst of its hazards decides."""
+
+    OK = 0
+    ASK = 1
+    REFUSE = 2
+
+    def __str__(self) -> str:
+        return self.name.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Hazard:
+    """Something about an image that a person should know before it runs.
+
+    `code` is stable ("qcow2-data-file"), `text` a sentence a person understands, `verdict` what follows: OK only
+    tells, ASK needs a yes, REFUSE is final.
+    """
+
+    code: str
+    text: str
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Backing:
+    """A parent that the image names. `name` is the raw text in the image, `format` the driver it claims, if any."""
+
+    name: str
+    format: str | None = None
+
+
+class Firmware(StrEnum):
+    """What starts a guest."""
+
+    BIOS = "bios"
+    UEFI = "uefi"
+
+
+class MediaKind(StrEnum):
+    """What a machine would hold in its hands: it decides the device."""
+
+    DISK = "disk"
+    CD = "cd"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Filesystem:
+    """What lies in a partition or on a whole disk: `type` by blkid's name ("ext4", "vfat", "LVM2_member")."""
+
+    type: str
+    label: str = ""
+    uuid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """One partition: `number` as Linux counts, `start` and `size` in bytes, `type` in few words ("Linux",
+    "EFI System"), `name` the GPT name.
+    """
+
+    number: int
+    start: int
+    size: int
+    type: str
+    name: str = ""
+    bootable: bool = False
+    filesystem: Filesystem | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """What the guest would see: as far as it was looked at.
+
+    `firmware` holds what the medium can boot with; empty means that nothing bootable was found, None that nobody
+    looked. `table` is "mbr", "gpt" or None.
+    """
+
+    kind: MediaKind = MediaKind.UNKNOWN
+    table: str | None = None
+    partitions: tuple[Partition, ...] = ()
+    filesystem: Filesystem | None = None
+    firmware: frozenset[Firmware] | None = None
+
+    @property
+    def summary(self) -> str:
+        """One line, for a person: "GPT, 2 partitions: vfat, ext4 · UEFI"."""
+        parts = []
+        if self.kind is MediaKind.CD:
+            parts.append("CD")
+        if self.table:
+            held = ", ".join(p.filesystem.type if p.filesystem else p.type for p in self.partitions)
+            count = f"{len(self.partitions)} partition{'s' if len(self.partitions) != 1 else ''}"
+            parts.append(f"{self.table.upper()}, {count}" + (f": {held}" if held else ""))
+        if self.filesystem:
+            label = f' "{self.filesystem.label}"' if self.filesystem.label else ""
+            parts.append(self.filesystem.type + label)
+        if self.firmware:
+            names = {Firmware.BIOS: "BIOS", Firmware.UEFI: "UEFI"}
+            parts.append("boots by " + " or ".join(names[f] for f in sorted(self.firmware)))
+        elif self.firmware is not None:
+            parts.append("nothing bootable found")
+        return " · ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """What an image is. Sizes in bytes; `features` are short words for a person ("version 3", "compressed")."""
+
+    format: str
+    virtual_size: int
+    file_size: int
+    backing: Backing | None = None
+    media: Media = field(default_factory=Media)
+    features: tuple[str, ...] = ()
+    hazards: tuple[Hazard, ...] = ()
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of the hazards' verdicts."""
+        return max((hazard.verdict for hazard in self.hazards), default=Verdict.OK)
+
+
+class Format(ABC):
+    """One image format. Its properties are those of the header; the specification is linked at the file's head."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def probe(self, reader: Reader) -> Image | None:
+        """Return what the image is, or None if it is not of this format.
+
+        Anything that the header may say is judged, none of it believed: no size, offset or count in it may cost
+        more than a bounded read. Garbage gives None or hazards, never an exception; a failed read propagates.
+        """

@@ -1,0 +1,325 @@
+r"""Where a thing is: the text that QEMU's users type, taken apart and put together again.
+
+    http://h:8000/images/test1.qcow2     nfs://h/export/dir/     rbd:pool/namespace/image@snap:id=admin
+    ssh://root@h:22/srv/a.img            iscsi://h:3260/iqn.2001-04.org:x/1     host_device:/dev/sdb
+    nbd+unix:///export?socket=/run/s     /srv/images/a.iso       file:///srv/odd%1bname
+
+Cut short, a location is the place to list. One that ends in `/` is a container for sure; one that does not may
+be either, and the source's `stat` tells. Parsing splits off whatever is secret at once: a Location never holds a
+secret, so it can be stored, shown, logged and put on a command line.
+
+URLs follow RFC 3986; `rbd:` follows QEMU's block/rbd.c, whose `\` makes the next character literal. Names that a
+terminal could act on are printed percent-encoded: `rbd://pool/odd%1bname`, as `file://` does for paths.
+"""
+
+import os
+import re
+from dataclasses import dataclass, replace
+from urllib.parse import quote, unquote
+
+from probes.credentials import Credentials, Secret
+from probes.errors import BadLocation
+from probes.text import is_clean
+
+URL_SCHEMES = (
+    "http", "https", "ftp", "ftps", "tftp", "ssh", "sftp", "nfs", "iscsi",
+    "nbd", "nbds", "nbd+unix", "nbds+unix", "gluster", "sheepdog",
+)  # fmt: skip
+BARE_SCHEMES = ("rbd", "host_device")
+SCHEMES = (*URL_SCHEMES, *BARE_SCHEMES, "file")
+
+# The user is part of the address there; elsewhere (an http token, say) it may be a secret itself.
+_ADDRESSED_BY_USER = frozenset({"ssh", "sftp", "ftp", "ftps", "iscsi"})
+# Options that hold for everything below a place, too.
+_INHERITS_QUERY = frozenset({"rbd", "nfs", "nbd+unix", "nbds+unix", "gluster", "iscsi"})
+_SAFE = "/:@+,=~"
+_ALREADY_QUOTED = "%!$&'()*;"
+_SECRET_NAME = re.compile(
+    r"(?i)sig|token|secret|passw|auth|credential|key|session|expires|policy|x-(amz|goog)-|^s[eprtvk]$|^jwt$"
+)
+_TOKEN_LIKE = re.compile(r"(?=[^&=]*\d)[A-Za-z0-9_+/%.~-]{24,}")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+._-]*):")
+_WHAT_IS_TYPED = "type it as QEMU takes it, such as http://host/dir/, rbd:pool/image or /path/to/image"
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A place, as text parts.
+
+    `authority` is `[user@]host[:port]` and empty for `rbd`, `host_device` and `file`. `path` is as printed:
+    percent-encoded for URLs, with QEMU's backslashes for `rbd`, literal for `host_device` and `file`. `query` is
+    what follows a URL's `?`, or the `key=value:…` options of `rbd`.
+    """
+
+    scheme: str
+    authority: str = ""
+    path: str = ""
+    query: str = ""
+
+    @staticmethod
+    def parse(text: str) -> tuple["Location", Credentials]:
+        """Split `text` into the place and whatever secrets it held. Raises BadLocation.
+
+        A relative path is taken from the current folder.
+        """
+        text = text.strip() if "://" in text else text
+        if not text:
+            raise BadLocation("understand", "an empty location", "there is nothing in it", _WHAT_IS_TYPED)
+        match = _SCHEME.match(text)
+        scheme = match[1].lower() if match else ""
+        if match and text[match.end() :].startswith("//") and scheme in URL_SCHEMES:
+            return _parse_url(scheme, text[match.end() + 2 :])
+        if scheme == "rbd":
+            return _parse_rbd(text[4:])
+        if scheme == "host_device":
+            return Location("host_device", path=_absolute(text[12:]) if text[12:] else ""), Credentials()
+        if scheme == "file":
+            return _parse_file(text[5:])
+        if match and (text[match.end() :].startswith("//") or scheme in URL_SCHEMES):
+            why = f"{scheme}: is not a storage system that Farboot knows" if scheme not in SCHEMES else (
+                f"{scheme}: wants // after it"
+            )  # fmt: skip
+            raise BadLocation("understand", _without_userinfo(text), why, _WHAT_IS_TYPED)
+        if scheme in {"json", "fat", "blkdebug", "blkverify", "nvme", "vvfat"} and not os.path.exists(text):
+            why = "it is a block graph of its own, not a place where an image lies"
+            raise BadLocation("understand", f"{scheme}:…", why, _WHAT_IS_TYPED)
+        return Location("file", path=_absolute(text)), Credentials()
+
+    def __str__(self) -> str:
+        if self.scheme == "file":
+            if is_clean(self.path) and "://" not in self.path:
+                return self.path
+            return "file://" + _quote(self.path)
+        if self.scheme in BARE_SCHEMES:
+            text = self.path + (f":{self.query}" if self.query else "")
+            return f"{self.scheme}:{text}" if self.scheme != "rbd" or is_clean(text) else f"rbd://{_quote(text)}"
+        return f"{self.scheme}://{self.authority}{self.path}" + (f"?{self.query}" if self.query else "")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The decoded parts of the path, outermost first, undecodable bytes as surrogates."""
+        if self.scheme == "rbd":
+            return split_rbd(self.path)
+        parts = [part for part in self.path.split("/") if part]
+        return tuple(part if self.scheme in {"file", "host_device"} else _unquote(part) for part in parts)
+
+    @property
+    def name(self) -> str:
+        """The last of `names`, or the host, or the scheme: what to call the place in few words."""
+        names = self.names
+        return names[-1] if names else (self.host or self.scheme)
+
+    @property
+    def decoded_path(self) -> str:
+        """The path as the server's file system spells it, undecodable bytes as surrogates."""
+        return self.path if self.scheme in {"file", "host_device", "rbd"} else _unquote(self.path)
+
+    @property
+    def user(self) -> str | None:
+        """The user of the authority, decoded."""
+        user, at, _ = self.authority.rpartition("@")
+        return _unquote(user) if at else None
+
+    @property
+    def host(self) -> str:
+        """The host of the authority, without brackets."""
+        return _split_port(self.authority.rpartition("@")[2])[0]
+
+    @property
+    def port(self) -> int | None:
+        """The port of the authority."""
+        port = _split_port(self.authority.rpartition("@")[2])[1]
+        return int(port) if port else None
+
+    @property
+    def is_container(self) -> bool:
+        """Whether the text alone says that this is a place to list."""
+        if self.scheme == "rbd":
+            return rbd_parts(self.path)[2]
+        return self.path.endswith("/") or not self.path.strip("/")
+
+    def child(self, name: str, container: bool = False) -> "Location":
+        """The place called `name` (raw) in this one. For URLs and paths; rbd's own are made with `rbd_path`."""
+        base = self.path if self.path.endswith("/") else self.path + "/"
+        part = name if self.scheme in {"file", "host_device"} else _quote(name, safe=_SAFE.replace("/", ""))
+        query = self.query if self.scheme in _INHERITS_QUERY else ""
+        return replace(self, path=base + part + ("/" if container else ""), query=query)
+
+    @property
+    def parent(self) -> "Location | None":
+        """The place that lists this one, or None at the top of its storage system."""
+        if self.scheme == "rbd":
+            return _rbd_parent(self)
+        if self.scheme == "host_device":
+            return replace(self, path="") if self.path else None
+        path = self.path.rstrip("/")
+        if not path:
+            return None
+        query = self.query if self.scheme in _INHERITS_QUERY else ""
+        return replace(self, path=path[: path.rfind("/") + 1], query=query)
+
+    @property
+    def root(self) -> "Location":
+        """The outermost place that lists this one."""
+        place = self
+        while (outer := place.parent) is not None:
+            place = outer
+        return place
+
+
+def rbd_path(*names: str, namespace: bool = False, snapshot: str | None = None) -> str:
+    """The `path` of an rbd Location: pool, namespace and image names (raw), QEMU's specials escaped.
+
+    `namespace` says that the last of two names is a namespace (`pool/namespace/`), not an image.
+    """
+    path = "/".join(re.sub(r"([\\/@:=])", r"\\\1", name) for name in names)
+    if namespace:
+        path += "/"
+    if snapshot is not None:
+        path += "@" + re.sub(r"([\\/@:=])", r"\\\1", snapshot)
+    return path
+
+
+def split_rbd(path: str) -> tuple[str, ...]:
+    """The names in an rbd path, unescaped; a snapshot comes last with its `@` before it.
+
+    `pool/image@snap` is `("pool", "image", "@snap")`; `pool/namespace/` is `("pool", "namespace")`.
+    """
+    names, snapshot, _ = rbd_parts(path)
+    return names if snapshot is None else (*names, f"@{snapshot}")
+
+
+def rbd_parts(path: str) -> tuple[tuple[str, ...], str | None, bool]:
+    r"""The names in an rbd path, unescaped; its snapshot, if any; and whether it is a container for sure.
+
+    `pool/namespace/` is `(("pool", "namespace"), None, True)`; `pool/\@x@snap` is `(("pool", "@x"), "snap", False)`.
+    """
+    names, snapshot, closed = [""], None, True
+    for escaped, plain in re.findall(r"(?s)\\(.)|(.)", path):
+        closed = plain == "/" and snapshot is None
+        if snapshot is not None:
+            snapshot += escaped or plain
+        elif plain == "@":
+            snapshot = ""
+        elif closed:
+            names.append("")
+        else:
+            names[-1] += escaped or plain
+    found = tuple(name for name in names if name)
+    return found, snapshot or None, (closed and not snapshot) or not found
+
+
+def _rbd_parent(place: Location) -> Location | None:
+    names, snapshot, _ = rbd_parts(place.path)
+    if not names:
+        return None
+    outer = names if snapshot is not None else names[:-1]
+    return replace(place, path=rbd_path(*outer, namespace=snapshot is None and len(outer) == 2))
+
+
+def _parse_url(scheme: str, rest: str) -> tuple[Location, Credentials]:
+    match = re.fullmatch(r"(?s)([^/?#]*)([^?#]*)(?:\?([^#]*))?(?:#.*)?", rest)
+    if match is None:
+        raise BadLocation("understand", f"{scheme}://…", "it has no host", _WHAT_IS_TYPED)
+    authority, path, query = match[1], match[2], match[3] or ""
+    userinfo, _, address = authority.rpartition("@")
+    user, password = _split_userinfo(scheme, userinfo)
+    _check_address(scheme, address)
+    credentials = Credentials(
+        username=_unquote(user) if user else None,
+        password=Secret(_unquote(password)) if password is not None else None,
+    )
+    if query and scheme in {"http", "https"} and _looks_secret(query):
+        credentials = Credentials(credentials.username, credentials.password, query=Secret(query))
+        query = ""
+    if user and scheme in _ADDRESSED_BY_USER:
+        address = f"{_quote(_unquote(user), safe='')}@{address}"
+    path = _quote(path, safe=_SAFE + _ALREADY_QUOTED) or "/"
+    return Location(scheme, address, path, _quote(query, safe=_SAFE + _ALREADY_QUOTED + "?")), credentials
+
+
+def _split_userinfo(scheme: str, userinfo: str) -> tuple[str, str | None]:
+    if ":" not in userinfo and scheme == "iscsi" and "%" in userinfo:  # libiscsi's own form
+        user, _, password = userinfo.partition("%")
+        return user, password
+    user, colon, password = userinfo.partition(":")
+    return user, password if colon else None
+
+
+def _check_address(scheme: str, address: str) -> None:
+    host, port = _split_port(address)
+    shown = f"{scheme}://{address}"
+    if not host and not scheme.endswith("+unix"):
+        raise BadLocation("understand", shown, "it names no host", _WHAT_IS_TYPED)
+    if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise BadLocation("understand", shown, f"{port} is not a port number", "1 to 65535")
+    if re.search(r"[^A-Za-z0-9._:%~-]", host) and not host.isalnum() and not _is_idn(host):
+        raise BadLocation("understand", shown, "the host has characters that no host name has")
+
+
+def _is_idn(host: str) -> bool:
+    return all(character.isalnum() or character in "._-" for character in host)
+
+
+def _split_port(address: str) -> tuple[str, str]:
+    if address.startswith("["):
+        host, _, port = address[1:].partition("]")
+        return host, port.removeprefix(":")
+    host, _, port = address.partition(":")
+    return host, port
+
+
+def _looks_secret(query: str) -> bool:
+    for pair in query.split("&"):
+        name, _, value = pair.partition("=")
+        if _SECRET_NAME.search(_unquote(name)) or _TOKEN_LIKE.fullmatch(value):
+            return True
+    return False
+
+
+def _parse_rbd(text: str) -> tuple[Location, Credentials]:
+    if text.startswith("//"):  # how a location prints that holds what a terminal could act on
+        text = _unquote(text[2:])
+    parts = re.findall(r"(?s)(?:^|:)((?:\\.|[^:\\])*)", text)
+    path, options, key = parts[0] if parts else "", [], None
+    for option in parts[1:]:
+        name, _, value = option.partition("=")
+        if name == "key":
+            key = Secret(re.sub(r"(?s)\\(.)", r"\1", value))
+        elif name == "keyfile":
+            why = "a key file cannot be named in a location"
+            raise BadLocation("understand", "rbd:…:keyfile=…", why, "use id= and a keyring, or --key-file")
+        elif option:
+            options.append(option)
+    if len(rbd_parts(path)[0]) > 3:
+        raise BadLocation("understand", f"rbd:{path}", "it has more than pool, namespace and image")
+    return Location("rbd", path=path, query=":".join(options)), Credentials(key=key)
+
+
+def _parse_file(rest: str) -> tuple[Location, Credentials]:
+    if not rest.startswith("//"):
+        return Location("file", path=_absolute(rest or ".")), Credentials()
+    host, slash, path = rest[2:].partition("/")
+    if host not in {"", "localhost"}:
+        raise BadLocation("understand", f"file://{host}/…", "a file lies on this host", "leave the host out")
+    return Location("file", path=_absolute(_unquote(slash + path) or "/")), Credentials()
+
+
+def _absolute(path: str) -> str:
+    if path.startswith("~"):
+        path = os.path.expanduser(path)
+    slash = "/" if path.endswith(("/", "/.", "/..")) or path in {".", ".."} else ""
+    whole = os.path.abspath(path)
+    return whole if whole == "/" else whole + slash
+
+
+def _without_userinfo(text: str) -> str:
+    return re.sub(r"//[^/]*@", "//", text.partition("?")[0])
+
+
+def _quote(text: str, safe: str = _SAFE) -> str:
+    return quote(text, safe=safe, errors="surrogateescape")
+
+
+def _unquote(text: str) -> str:
+    return unquote(text, errors="surrogateescape")

@@ -1,0 +1,55 @@
+"""Reading an image where it lies."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """Says "the same bytes": the size in bytes and a validator.
+
+    `validator` is opaque text that changes when the content does (an ETag, mtime and inode, a snapshot's id);
+    empty where the storage has none. `strong` says that equal validators mean equal bytes; a weak one (a time
+    stamp in whole seconds) only makes it likely.
+    """
+
+    size: int
+    validator: str = ""
+    strong: bool = False
+
+
+class Reader(ABC):
+    """An open image. Safe to use from several threads at once."""
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """The image's size in bytes."""
+
+    @property
+    @abstractmethod
+    def pin(self) -> Pin:
+        """What this reader reads: every `pread` is of this very content."""
+
+    @abstractmethod
+    def pread(self, offset: int, length: int) -> bytes:
+        """Return exactly the `length` bytes at `offset`, fewer only where the image ends first.
+
+        At or past the end that is `b""`. Raises a FarbootError when the bytes cannot be had: `Changed` when
+        the content is no longer the pinned one, `TimedOut` after the source's deadline, and so on. Never
+        returns short for another reason.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of it. May be called twice; a `pread` in another thread then fails."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,118 @@
+"""The storage systems that Farboot knows, by scheme, without importing their clients.
+
+A source's module is imported when its first location is opened. A client that is not installed disables its own
+source and names the packages that bring it.
+"""
+
+import importlib
+import importlib.util
+from dataclasses import dataclass
+
+from probes.credentials import NO_CREDENTIALS, Credentials
+from probes.errors import MissingClient, Unsupported
+from probes.location import Location
+from probes.source import DEADLINE, HasSnapshots, Source, TellsUse
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """A Python package that a source needs: the module to import, and the packages that bring it."""
+
+    module: str
+    debian: str = ""
+    fedora: str = ""
+    pypi: str = ""
+
+    @property
+    def present(self) -> bool:
+        """Whether it could be imported; it is not."""
+        try:
+            return importlib.util.find_spec(self.module) is not None
+        except (ImportError, ValueError):
+            return False
+
+    @property
+    def remedy(self) -> str:
+        """What to install, in one line."""
+        ways = [f"apt install {self.debian}" if self.debian else ""]
+        ways.append(f"dnf install {self.fedora}" if self.fedora else "")
+        ways.append(f"pip install {self.pypi}" if self.pypi else "")
+        return " or ".join(way for way in ways if way)
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """One storage system: its schemes, the class that speaks it, and what that needs.
+
+    `isolated` systems run in a child process, for their library blocks without a bound, or holds the GIL.
+    `abilities` are the protocols of `probes.source` that the class has beyond the contract.
+    """
+
+    title: str
+    schemes: tuple[str, ...]
+    source: str
+    clients: tuple[Client, ...] = ()
+    isolated: bool = False
+    example: str = ""
+    abilities: tuple[type, ...] = ()
+
+
+SYSTEMS: tuple[System, ...] = (
+    System("Files", ("file",), "probes.sources.host:FileSource", example="/srv/images/", abilities=(TellsUse,)),
+    System(
+        "Block devices",
+        ("host_device",),
+        "probes.sources.host:DeviceSource",
+        example="host_device:",
+        abilities=(TellsUse,),
+    ),
+    System(
+        "Web server",
+        ("http", "https"),
+        "probes.sources.http:HttpSource",
+        clients=(Client("requests", "python3-requests", "python3-requests", "requests"),),
+        example="http://host:8000/images/",
+    ),
+    System(
+        "Ceph RBD",
+        ("rbd",),
+        "probes.sources.rbd:RbdSource",
+        clients=(Client("rados", "python3-rados", "python3-rados"), Client("rbd", "python3-rbd", "python3-rbd")),
+        isolated=True,
+        example="rbd:pool",
+        abilities=(HasSnapshots, TellsUse),
+    ),
+)
+
+
+def system_of(scheme: str) -> System:
+    """Return the system that speaks `scheme`. Raises Unsupported."""
+    for system in SYSTEMS:
+        if scheme in system.schemes:
+            return system
+    known = ", ".join(scheme for system in SYSTEMS for scheme in system.schemes)
+    raise Unsupported("open", f"{scheme}:", "this Farboot does not speak it yet", f"it speaks {known}")
+
+
+def open_source(location: Location, credentials: Credentials = NO_CREDENTIALS, deadline: float = DEADLINE) -> Source:
+    """Make the source that speaks `location`'s scheme, in a child process where it needs one.
+
+    Nothing is contacted yet. `deadline` in seconds bounds each of its calls. Raises Unsupported, MissingClient.
+    """
+    system = system_of(location.scheme)
+    for client in system.clients:
+        if not client.present:
+            why = f"the Python package {client.module} is not installed"
+            raise MissingClient("open", location, why, client.remedy)
+    if system.isolated:
+        from probes.isolation import isolated
+
+        return isolated(system, credentials, deadline)
+    return load_source(system.source)(credentials, deadline)
+
+
+def load_source(path: str) -> type[Source]:
+    """Import the class at `module:Class`."""
+    module, _, name = path.partition(":")
+    found: type[Source] = getattr(importlib.import_module(module), name)
+    return found

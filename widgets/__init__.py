@@ -1,0 +1,1 @@
+"""The widgets, one file each: they know values, not protocols."""

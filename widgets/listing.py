@@ -1,0 +1,149 @@
+"""What a place holds: one line an entry, of which there may be 100,000, arriving while one looks."""
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from rich.segment import Segment
+from rich.style import Style
+from textual.binding import Binding, BindingType
+
+from probes.entry import Entry, Kind
+from probes.text import clean
+from widgets.cells import cell_len, fit, human_size, short_time
+from widgets.rows import Order, Row, Rows
+from widgets.rows_view import RowsView
+
+_SIZE_WIDTH = 10
+
+
+class Listing(RowsView):
+    """The entries of one place under a cursor."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter,right,l", "choose", "Open", key_display="enter"),
+    ]
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"listing--container", "listing--image"}
+
+    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 Textual's own name for it
+        super().__init__(id=id)
+        self.rows = Rows()
+        self.placeholder = ""
+        self._settled = False
+
+    def row_count(self) -> int:
+        return len(self.rows.visible)
+
+    def empty_text(self) -> str:
+        if self.rows.needle and len(self.rows):
+            return "Nothing matches. Esc clears the filter."
+        return self.placeholder
+
+    @property
+    def row(self) -> Row | None:
+        """The row under the cursor."""
+        visible = self.rows.visible
+        return visible[self.cursor] if self.cursor < len(visible) else None
+
+    @property
+    def entry(self) -> Entry | None:
+        """The entry under the cursor."""
+        row = self.row
+        return row.entry if row else None
+
+    def settle(self) -> None:
+        """From now on the cursor keeps to its entry while others arrive; before, to the top."""
+        self._settled = True
+
+    def show(self, rows: Rows, cursor: int = 0, top: int = 0) -> None:
+        """Show other rows, with the cursor and the first seen row where they were."""
+        self.rows = rows
+        self.cursor = cursor
+        self._settled = cursor > 0
+        self.rows_changed()
+        self.scroll_top(min(top, max(0, len(rows.visible) - 1)))
+        self.show_cursor()
+        self.post_message(self.Moved(self))
+
+    def add(self, batch: list[Row]) -> None:
+        """Merge rows that arrived. A cursor that was moved stays on its entry, and the entry in its line."""
+        self._keeping_place(lambda: self.rows.add(batch))
+
+    def filter(self, text: str) -> None:
+        """Show only what contains `text`."""
+        self._keeping_place(lambda: self.rows.filter(text))
+
+    def sort(self, order: Order) -> None:
+        """Show the rows in another order."""
+        self._keeping_place(lambda: self.rows.sort(order))
+
+    def go_to(self, wanted: Callable[[Entry], bool]) -> bool:
+        """Put the cursor on the first entry that is wanted; whether there is one."""
+        index = self.rows.find(wanted)
+        if index is None:
+            return False
+        self.settle()
+        self.move_to(index)
+        return True
+
+    def move_to(self, index: int) -> None:
+        self._settled = True
+        super().move_to(index)
+
+    def action_choose(self) -> None:
+        """Open what is under the cursor."""
+        if self.row is not None:
+            self.post_message(self.Chosen(self))
+
+    def draw_row(self, index: int, width: int, base: Style, selected: bool) -> list[Segment]:
+        row = self.rows.visible[index]
+        entry = row.entry
+        faint = self.faint(base, selected)
+        style = base if selected else self._kind_style(entry.kind, faint)
+        size_width = _SIZE_WIDTH if width >= 34 else 0
+        time_width = 18 if width >= 66 else 12 if width >= 48 else 0
+        room = width - size_width - time_width - 3
+        suffix = "/" if entry.kind is Kind.CONTAINER else ""
+        name = row.shown
+        note = clean(entry.note)
+        length = cell_len(name) + len(suffix)
+        marked = self.rows.match(row) if length <= room else (0, 0)
+        if length > room:
+            name, length = fit(name, room - len(suffix)), room
+        segments = [Segment("› " if selected else "  ", base)]
+        segments += self._marked(name, marked, style)
+        segments.append(Segment(suffix, style))
+        if note and room - length >= 8:
+            text = fit(note, min(cell_len(note), room - length - 2))
+            segments.append(Segment(f"  {text}", faint))
+            length += 2 + cell_len(text)
+        segments.append(Segment(" " * (room - length), base))
+        if size_width:
+            segments.append(Segment(human_size(entry.size, entry.rounded).rjust(size_width), base))
+        if time_width:
+            segments.append(Segment(short_time(entry.modified, time_width - 2).rjust(time_width), faint))
+        segments.append(Segment(" ", base))
+        return segments
+
+    def _kind_style(self, kind: Kind, faint: Style) -> Style:
+        if kind is Kind.OTHER:
+            return faint
+        return self.get_component_rich_style(f"listing--{kind}")
+
+    def _marked(self, name: str, marked: tuple[int, int], style: Style) -> list[Segment]:
+        start, end = marked
+        if start == end:
+            return [Segment(name, style)]
+        match = style + self.get_component_rich_style("rows--match", partial=True)
+        return [Segment(name[:start], style), Segment(name[start:end], match), Segment(name[end:], style)]
+
+    def _keeping_place(self, change: Callable[[], None]) -> None:
+        row, line = self.row, self.cursor - round(self.scroll_offset.y)
+        change()
+        index = self.rows.index_of(row) if row is not None and self._settled else None
+        self.cursor = index or 0
+        self.rows_changed()
+        if index is not None:
+            self.scroll_top(max(0, index - line))
+        self.show_cursor()
+        if self.row is not row:
+            self.post_message(self.Moved(self))

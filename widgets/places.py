@@ -1,0 +1,94 @@
+"""The storage systems, and the servers that were opened: where looking begins."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from rich.segment import Segment
+from rich.style import Style
+from textual.binding import Binding, BindingType
+
+from probes.location import Location
+from probes.text import clean
+from widgets.cells import cell_len, fit
+from widgets.rows_view import RowsView
+
+
+@dataclass(frozen=True)
+class Place:
+    """A line of the places.
+
+    `location` is what choosing it opens; without one `typed` is what the person goes on typing from ("http://").
+    `missing` says what to install before it can be used. A `heading` only separates.
+    """
+
+    title: str
+    location: Location | None = None
+    typed: str = ""
+    missing: str = ""
+    heading: bool = False
+
+
+class PlacesView(RowsView):
+    """Places under a cursor that steps over headings."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter,right,l", "choose", "Open", key_display="enter")]
+
+    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 Textual's own name for it
+        super().__init__(id=id)
+        self.places: tuple[Place, ...] = ()
+
+    def row_count(self) -> int:
+        return len(self.places)
+
+    @property
+    def place(self) -> Place | None:
+        """The place under the cursor."""
+        place = self.places[self.cursor] if self.cursor < len(self.places) else None
+        return place if place and not place.heading else None
+
+    def show(self, places: Sequence[Place]) -> None:
+        """Show these places; the cursor stays on the one it is on."""
+        current = self.place
+        self.places = tuple(places)
+        if current in self.places:
+            self.cursor = self.places.index(current)
+        self.rows_changed()
+        if self.place is None:
+            self.move_to(self.cursor + 1)
+
+    def mark(self, location: Location | None) -> None:
+        """Put the cursor on the place that holds `location`, if one does."""
+        for index, place in enumerate(self.places):
+            if location is not None and place.location is not None and _holds(place.location, location):
+                self.move_to(index)
+                return
+
+    def move_to(self, index: int) -> None:
+        index = max(0, min(index, len(self.places) - 1))
+        step = 1 if index >= self.cursor else -1
+        while 0 <= index < len(self.places) and self.places[index].heading:
+            index += step
+        if 0 <= index < len(self.places):
+            super().move_to(index)
+
+    def action_choose(self) -> None:
+        """Open the place under the cursor."""
+        if self.place is not None:
+            self.post_message(self.Chosen(self))
+
+    def draw_row(self, index: int, width: int, base: Style, selected: bool) -> list[Segment]:
+        place = self.places[index]
+        faint = self.faint(base, selected)
+        if place.heading:
+            return [Segment(" " + fit(place.title, width - 1), faint)]
+        style = faint if place.missing else base
+        note = " off" if place.missing else ""
+        room = width - 3 - cell_len(note)
+        return [Segment("› " if selected else "  ", base), Segment(fit(clean(place.title), room), style), Segment(note, faint)]
+
+
+def _holds(outer: Location, inner: Location) -> bool:
+    if outer.scheme == "file":
+        return inner.scheme == "file"
+    return outer.root == inner.root

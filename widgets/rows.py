@@ -1,0 +1,138 @@
+"""The rows of a listing: sorted, filtered, and kept so while more arrive. Pure; no terminal in it.
+
+Made for 100,000 rows: what a row's order and looks need is worked out once, in the thread that fetches it
+(`Row.of`); what remains for the screen's thread are merges of sorted lists of ready keys.
+"""
+
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
+from enum import Enum
+from typing import Any
+
+from probes.entry import Entry, Kind
+from probes.text import clean
+
+_DIGITS = re.compile(r"[0-9]+")
+
+
+class Order(Enum):
+    """How a listing is sorted. Containers come first in each."""
+
+    NAME = "by name"
+    SIZE = "largest first"
+    NEWEST = "newest first"
+
+
+class Row:
+    """An entry, and what showing, finding and sorting it needs."""
+
+    __slots__ = ("entry", "folded", "key", "rank", "shown", "stamp")
+
+    def __init__(self, entry: Entry) -> None:
+        name = clean(entry.name)
+        self.entry = entry
+        self.shown = name
+        self.folded = name.casefold()
+        self.rank = 0 if entry.kind is Kind.CONTAINER else 1
+        self.key = f"{self.rank}{natural(self.folded)}\0{name}"
+        self.stamp = _stamp(entry)
+
+    @classmethod
+    def of(cls, entries: Iterable[Entry]) -> list["Row"]:
+        """Make the rows of `entries`."""
+        return [cls(entry) for entry in entries]
+
+
+def natural(text: str) -> str:
+    """Return a key under which `disk2` sorts before `disk10`."""
+    return _DIGITS.sub(_number, text)
+
+
+def _number(match: re.Match[str]) -> str:
+    digits = match[0].lstrip("0")
+    return f"{len(digits):04}{digits}"
+
+
+def _stamp(entry: Entry) -> float:
+    if entry.modified is None:
+        return 0.0
+    try:
+        return entry.modified.timestamp()
+    except (OverflowError, ValueError, OSError):  # the year 1, as some servers have it
+        return 0.0
+
+
+def _by_name(row: Row) -> Any:
+    return row.key
+
+
+def _by_size(row: Row) -> Any:
+    return row.rank, -(row.entry.size or 0), row.key
+
+
+def _by_newest(row: Row) -> Any:
+    return row.rank, -row.stamp, row.key
+
+
+_KEYS: dict[Order, Callable[[Row], Any]] = {Order.NAME: _by_name, Order.SIZE: _by_size, Order.NEWEST: _by_newest}
+
+
+class Rows:
+    """All rows in order, and those of them that the filter lets through (`visible`)."""
+
+    def __init__(self) -> None:
+        self.order = Order.NAME
+        self.needle = ""
+        self._all: list[Row] = []
+        self.visible: list[Row] = self._all
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def add(self, batch: list[Row]) -> None:
+        """Merge `batch` in."""
+        key = _KEYS[self.order]
+        self._all.extend(batch)
+        self._all.sort(key=key)  # a sorted run and a short tail: a merge, in C
+        if self.needle:
+            self.visible = self.visible + [row for row in batch if self.needle in row.folded]
+            self.visible.sort(key=key)
+
+    def filter(self, text: str) -> None:
+        """Let through only the rows whose shown name contains `text`, whatever its case."""
+        needle = text.casefold()
+        if needle == self.needle:
+            return
+        pool = self.visible if needle.startswith(self.needle) and self.needle else self._all
+        self.needle = needle
+        self.visible = [row for row in pool if needle in row.folded] if needle else self._all
+
+    def sort(self, order: Order) -> None:
+        """Put the rows into another order."""
+        self.order = order
+        key = _KEYS[order]
+        self._all.sort(key=key)
+        if self.needle:
+            self.visible.sort(key=key)
+
+    def index_of(self, row: Row) -> int | None:
+        """The position of `row` among the visible ones."""
+        key = _KEYS[self.order]
+        index = bisect_left(self.visible, key(row), key=key)
+        while index < len(self.visible) and key(self.visible[index]) == key(row):
+            if self.visible[index] is row:
+                return index
+            index += 1
+        return None
+
+    def find(self, wanted: Callable[[Entry], bool]) -> int | None:
+        """The position of the first visible row whose entry is wanted."""
+        return next((index for index, row in enumerate(self.visible) if wanted(row.entry)), None)
+
+    def match(self, row: Row) -> tuple[int, int]:
+        """Where in `row.shown` the filter's text is, as start and end; (0, 0) for nowhere that could be marked."""
+        if not self.needle or len(row.folded) != len(row.shown):  # folding made it longer: "ß" is "ss"
+            return 0, 0
+        start = row.folded.find(self.needle)
+        return (start, start + len(self.needle)) if start >= 0 else (0, 0)
