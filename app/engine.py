@@ -75,6 +75,7 @@ class Engine:
     def inspect(self, location: Location, source: Source | None = None) -> Inspection:
         """Read a few kilobytes of the image and say what it is."""
         from probes.identify import head_digest, identify
+        from probes.recording import RecordingReader
 
         if source is None:
             with self.open_source(location) as own:
@@ -82,8 +83,9 @@ class Engine:
         if location.is_container and location.scheme != "rbd":
             raise NotAnImage("inspect", location, "it is a folder", "name an image in it")
         with source.open(location) as reader:
-            image = identify(reader)
-            return Inspection(location, image, reader.pin, head_digest(reader))
+            recording = RecordingReader(reader)  # so that the digest is of the very bytes that were judged
+            image = identify(recording)
+            return Inspection(location, image, reader.pin, head_digest(recording))
 
     def prepare(self, location: Location, options: Options, inspection: Inspection | None = None) -> Prepared:
         """Plan the boot of the image at `location`. A plan with refusals is a plan, not an error.

@@ -56,7 +56,9 @@ class SecretSlot:
 
     `label` says in a prompt whose it is ("password of alice at web.example.org"). `asked` is the `Credentials`
     field that holds it ("password", "key", …). `format` is that of QEMU's secret object: "base64" says that the
-    secret's text is base64 of what is meant (`-object secret,…,format=base64`), as rbd's key must be given.
+    secret's text is base64 of what is meant (`-object secret,…,format=base64`), as rbd's key must be given. `found`
+    says that the driver's own library would find it without us (in a keyring): a command typed by a person needs it
+    not.
     """
 
     option: str
@@ -64,6 +66,7 @@ class SecretSlot:
     label: str
     asked: str
     format: str = "raw"
+    found: bool = False
 
 
 @dataclass(frozen=True)

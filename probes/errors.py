@@ -8,6 +8,9 @@ from typing import ClassVar
 
 from probes.text import clean
 
+_LONGEST = 2000  # characters that are still read; a server may send megabytes
+_LONGEST_DETAIL = 20_000
+
 
 class FarbootError(Exception):
     """Something a person asked for could not be done.
@@ -20,11 +23,11 @@ class FarbootError(Exception):
     exit_status: ClassVar[int] = 1
 
     def __init__(self, tried: str, on: object, why: str, hint: str = "", detail: str = "") -> None:
-        self.tried = clean(tried)
-        self.on = clean(str(on))
-        self.why = clean(why.strip().replace("\n", "; ")).rstrip(".")
-        self.hint = clean(hint)
-        self.detail = clean(detail.strip().replace("\n", "; "))
+        self.tried = _one_line(tried)
+        self.on = clean(str(on), _LONGEST)
+        self.why = _one_line(why).rstrip(".")
+        self.hint = _one_line(hint)
+        self.detail = _one_line(detail, _LONGEST_DETAIL)
         super().__init__(str(self))
 
     def __str__(self) -> str:
@@ -148,3 +151,8 @@ class Crashed(FarbootError):
     """A helper process ended without an answer."""
 
     code = "crashed"
+
+
+def _one_line(text: str, limit: int = _LONGEST) -> str:
+    lines = (line.strip() for line in text[: 2 * limit].split("\n"))
+    return clean("; ".join(line for line in lines if line), limit)

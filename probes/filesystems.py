@@ -1,13 +1,14 @@
 """Filesystems and their like, told by their superblocks: type, label and UUID in the manner of blkid(8).
 
-One read of 8 KiB settles nearly all; a second one, of 40 KiB at 32 KiB, is for those whose superblock lies there (btrfs,
-ISO 9660, UDF, JFS, ReiserFS). Where blkid would read more only for the label, we do not: labels of NTFS and exFAT
-live in files, and FAT's is taken from its boot sector, not from its root directory.
+One read of 8 KiB settles nearly all; a second one, of 40 KiB at 32 KiB, is for those whose superblock lies there
+(btrfs, ISO 9660, UDF, JFS, ReiserFS). Where blkid would read more only for a label, we do not: those of NTFS and
+exFAT lie in files, and FAT's is taken from its boot sector, not from its root directory.
 
 The types and magics are those of util-linux's libblkid/src/superblocks, and of each filesystem's own documentation.
 """
 
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 
 from probes.fields import big, little, text, uuid_text
 from probes.image import Filesystem
@@ -80,7 +81,7 @@ def _lvm(data: bytes) -> Filesystem | None:
             header = at + little(data, at + 20, 4)
             name = text(data, header, 32)
             cuts = (0, 6, 10, 14, 18, 22, 26, 32)
-            dashed = "-".join(name[a:b] for a, b in zip(cuts, cuts[1:], strict=False))
+            dashed = "-".join(name[a:b] for a, b in pairwise(cuts))
             return Filesystem("LVM2_member", uuid=dashed if len(name) == 32 else "")
     return None
 

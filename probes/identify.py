@@ -2,7 +2,9 @@
 
 Every format looks, whatever the others found. None found: it is raw. One: that. Two at once: someone made it to be
 taken for something else than it is, and it is refused; only a disc that is a disk as well (a hybrid ISO) is common
-and harmless. A read that fails is an error, never "raw".
+and harmless. The end of an image is looked at only where its head says nothing: there it costs a read, and what QEMU
+is told to take for raw or qcow2 it takes for that, whatever lies at its end. A read that fails is an error, never
+"raw".
 """
 
 import hashlib
@@ -19,11 +21,13 @@ from probes.recording import HEAD, OverBudget, RecordingReader
 
 
 def identify(reader: Reader, look_inside: bool = True) -> Image:
-    """Judge the image in `reader`.
+    """Judge the image in `reader`. Give a `RecordingReader` to keep what was read.
 
     Without `look_inside` the guest's blocks in formats that map them (qcow2) are not looked at: one read is then
-    enough for those, and their media stay unknown. The verdict is the same. Give a `RecordingReader` to keep what was read. Raises whatever `reader` raises; nothing that the image holds
-    raises anything. One that would cost more than the budget to tell is refused ("too-costly").
+    enough for those, and their media stay unknown; the verdict is the same.
+
+    Raises whatever `reader` raises; nothing that the image holds raises anything. One that would cost more than the
+    budget to tell is refused ("too-costly").
     """
     recorder = reader if isinstance(reader, RecordingReader) else RecordingReader(reader)
     try:

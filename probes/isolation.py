@@ -222,6 +222,7 @@ class _Child:
         self._numbers = itertools.count(1)
         self._slots = threading.BoundedSemaphore(_CALLS)
         self._end: _End | None = None
+        self._farewell: _End | None = None  # what an end by itself means once it was asked for
         self._is_reaped = False
         self._words = b""
         self._ready: Future[object] = Future()
@@ -272,12 +273,14 @@ class _Child:
 
     def close(self) -> None:
         """End the child: kindly when it is idle, at once when calls are running, which then raise Cancelled."""
+        closed = _End(Cancelled, "it was closed")
         with self._lock:
+            self._farewell = closed
             busy = bool(self._waiting)
         if not busy:
             self._wire.end_of_sending()
             self._receiver.join(0.5)
-        self._kill(_End(Cancelled, "it was closed"))
+        self._kill(closed)
         self._receiver.join(2)
 
     def _outcome(self, future: Future[object], limit: float, tried: str, location: Location) -> object:
@@ -313,16 +316,18 @@ class _Child:
         except Exception as bad:  # noqa: BLE001  # unpickling nonsense may raise anything
             self._kill(_End(BadAnswer, f"its helper process answered nonsense: {bad}"))
         self._wire.end()
-        os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+        with contextlib.suppress(ChildProcessError):  # where SIGCHLD is ignored
+            os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+            with self._lock:
+                self._kill_all()  # the child is dead, but what it started may not be
         with self._lock:
-            self._kill_all()  # the child is dead, but what it started may not be
             status = self._process.wait()
             self._is_reaped = True
         self._listener.join(1)
         self._wire.close()
         os.close(self._lifeline)
         with self._lock:
-            self._end = self._end or _end_of(status, self._words)
+            self._end = self._end or self._farewell or _end_of(status, self._words)
             waiting = [future for future, _ in self._waiting.values()]
             self._waiting.clear()
         for future in waiting:

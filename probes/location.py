@@ -9,9 +9,11 @@ be either, and the source's `stat` tells. Parsing splits off whatever is secret 
 secret, so it can be stored, shown, logged and put on a command line.
 
 URLs follow RFC 3986; `rbd:` follows QEMU's block/rbd.c, whose `\` makes the next character literal. Names that a
-terminal could act on are printed percent-encoded: `rbd://pool/odd%1bname`, as `file://` does for paths.
+terminal could act on are printed percent-encoded: `rbd://pool/odd%1bname`, `host_device:///dev/odd%1bname`, as
+`file://` does for paths.
 """
 
+import ipaddress
 import os
 import re
 from dataclasses import dataclass, replace
@@ -72,14 +74,13 @@ class Location:
         if scheme == "rbd":
             return _parse_rbd(text[4:])
         if scheme == "host_device":
-            return Location("host_device", path=_absolute(text[12:]) if text[12:] else ""), Credentials()
+            path = _unquote(text[14:]) if text[12:].startswith("//") else text[12:]
+            return Location("host_device", path=_absolute(path) if path else ""), Credentials()
         if scheme == "file":
             return _parse_file(text[5:])
         if match and (text[match.end() :].startswith("//") or scheme in URL_SCHEMES):
-            why = f"{scheme}: is not a storage system that Farboot knows" if scheme not in SCHEMES else (
-                f"{scheme}: wants // after it"
-            )  # fmt: skip
-            raise BadLocation("understand", _without_userinfo(text), why, _WHAT_IS_TYPED)
+            why = "wants // after it" if scheme in SCHEMES else "is not a storage system that Farboot knows"
+            raise BadLocation("understand", f"{scheme}:…", f"{scheme}: {why}", _WHAT_IS_TYPED)
         if scheme in {"json", "fat", "blkdebug", "blkverify", "nvme", "vvfat"} and not os.path.exists(text):
             why = "it is a block graph of its own, not a place where an image lies"
             raise BadLocation("understand", f"{scheme}:…", why, _WHAT_IS_TYPED)
@@ -92,7 +93,7 @@ class Location:
             return "file://" + _quote(self.path)
         if self.scheme in BARE_SCHEMES:
             text = self.path + (f":{self.query}" if self.query else "")
-            return f"{self.scheme}:{text}" if self.scheme != "rbd" or is_clean(text) else f"rbd://{_quote(text)}"
+            return f"{self.scheme}:{text}" if is_clean(text) else f"{self.scheme}://{_quote(text)}"
         return f"{self.scheme}://{self.authority}{self.path}" + (f"?{self.query}" if self.query else "")
 
     @property
@@ -122,8 +123,8 @@ class Location:
 
     @property
     def host(self) -> str:
-        """The host of the authority, without brackets."""
-        return _split_port(self.authority.rpartition("@")[2])[0]
+        """The host of the authority, without brackets; an IPv6 zone comes after a plain `%`."""
+        return _split_port(self.authority.rpartition("@")[2])[0].replace("%25", "%")
 
     @property
     def port(self) -> int | None:
@@ -224,37 +225,50 @@ def _parse_url(scheme: str, rest: str) -> tuple[Location, Credentials]:
     authority, path, query = match[1], match[2], match[3] or ""
     userinfo, _, address = authority.rpartition("@")
     user, password = _split_userinfo(scheme, userinfo)
+    address = address.removesuffix(":")
     _check_address(scheme, address)
     credentials = Credentials(
         username=_unquote(user) if user else None,
         password=Secret(_unquote(password)) if password is not None else None,
     )
-    if query and scheme in {"http", "https"} and _looks_secret(query):
+    if query and _looks_secret(query, by_value=scheme in {"http", "https"}):
         credentials = Credentials(credentials.username, credentials.password, query=Secret(query))
         query = ""
     if user and scheme in _ADDRESSED_BY_USER:
-        address = f"{_quote(_unquote(user), safe='')}@{address}"
+        if scheme == "iscsi" and not is_clean(user):
+            raise BadLocation("understand", "iscsi://…", "the user's name has characters that no name has")
+        # iSCSI names (iqn.2001-04.org:x) are full of colons, and `%` begins libiscsi's password.
+        address = f"{user if scheme == 'iscsi' else _quote(_unquote(user), safe='')}@{address}"
     path = _quote(path, safe=_SAFE + _ALREADY_QUOTED) or "/"
     return Location(scheme, address, path, _quote(query, safe=_SAFE + _ALREADY_QUOTED + "?")), credentials
 
 
 def _split_userinfo(scheme: str, userinfo: str) -> tuple[str, str | None]:
-    if ":" not in userinfo and scheme == "iscsi" and "%" in userinfo:  # libiscsi's own form
-        user, _, password = userinfo.partition("%")
-        return user, password
-    user, colon, password = userinfo.partition(":")
-    return user, password if colon else None
+    if scheme == "iscsi" and ("%" in userinfo or userinfo.startswith(("iqn.", "eui.", "naa."))):  # libiscsi's own form
+        user, mark, password = userinfo.partition("%")
+    else:
+        user, mark, password = userinfo.partition(":")
+    return user, password if mark else None
 
 
 def _check_address(scheme: str, address: str) -> None:
+    """Raise BadLocation for what cannot be a host and a port. A port is not shown: it may be half a password."""
     host, port = _split_port(address)
-    shown = f"{scheme}://{address}"
-    if not host and not scheme.endswith("+unix"):
-        raise BadLocation("understand", shown, "it names no host", _WHAT_IS_TYPED)
-    if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-        raise BadLocation("understand", shown, f"{port} is not a port number", "1 to 65535")
-    if re.search(r"[^A-Za-z0-9._:%~-]", host) and not host.isalnum() and not _is_idn(host):
-        raise BadLocation("understand", shown, "the host has characters that no host name has")
+    shown = f"{scheme}://{host}"
+    if address.startswith("["):
+        try:
+            ipaddress.IPv6Address(host.replace("%25", "%"))
+        except ValueError:
+            raise BadLocation("understand", shown, "what is in brackets is not an IPv6 address") from None
+        if not re.fullmatch(r"\[[0-9A-Za-z.:%_-]*\](:[0-9]+)?", address):
+            raise BadLocation("understand", shown, "only a colon and a port may follow the brackets")
+    elif not host and not scheme.endswith("+unix"):
+        hint = "an IPv6 address goes into brackets" if address.count(":") > 1 else _WHAT_IS_TYPED
+        raise BadLocation("understand", shown, "it names no host", hint)
+    elif host.startswith("-") or not (re.fullmatch(r"[A-Za-z0-9._~-]*", host) or _is_idn(host)):
+        raise BadLocation("understand", f"{scheme}://…", "the host has characters that no host name has")
+    if port and not (re.fullmatch(r"[0-9]{1,5}", port) and 0 < int(port) < 65536):
+        raise BadLocation("understand", shown, "what follows the host's colon is not a port number", "1 to 65535")
 
 
 def _is_idn(host: str) -> bool:
@@ -269,10 +283,10 @@ def _split_port(address: str) -> tuple[str, str]:
     return host, port
 
 
-def _looks_secret(query: str) -> bool:
+def _looks_secret(query: str, by_value: bool) -> bool:
     for pair in query.split("&"):
         name, _, value = pair.partition("=")
-        if _SECRET_NAME.search(_unquote(name)) or _TOKEN_LIKE.fullmatch(value):
+        if _SECRET_NAME.search(_unquote(name)) or (by_value and _TOKEN_LIKE.fullmatch(value)):
             return True
     return False
 
@@ -284,6 +298,7 @@ def _parse_rbd(text: str) -> tuple[Location, Credentials]:
     path, options, key = parts[0] if parts else "", [], None
     for option in parts[1:]:
         name, _, value = option.partition("=")
+        name = re.sub(r"(?s)\\(.)", r"\1", name)
         if name == "key":
             key = Secret(re.sub(r"(?s)\\(.)", r"\1", value))
         elif name == "keyfile":
@@ -306,19 +321,23 @@ def _parse_file(rest: str) -> tuple[Location, Credentials]:
 
 
 def _absolute(path: str) -> str:
+    if "\0" in path:
+        raise BadLocation("understand", path, "no path has a NUL in it")
     if path.startswith("~"):
         path = os.path.expanduser(path)
     slash = "/" if path.endswith(("/", "/.", "/..")) or path in {".", ".."} else ""
     whole = os.path.abspath(path)
-    return whole if whole == "/" else whole + slash
-
-
-def _without_userinfo(text: str) -> str:
-    return re.sub(r"//[^/]*@", "//", text.partition("?")[0])
+    return "/" + whole.strip("/") + (slash if whole.strip("/") else "")  # POSIX keeps two leading slashes, Linux not
 
 
 def _quote(text: str, safe: str = _SAFE) -> str:
-    return quote(text, safe=safe, errors="surrogateescape")
+    """Percent-encode, but for what is encoded already where `%` is safe; a `%` that begins no code is encoded."""
+    try:
+        raw = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half a UTF-16 pair, from somebody's JSON
+        raw = text.encode("utf-8", "surrogatepass")
+    quoted = quote(raw, safe=safe)
+    return re.sub(r"%(?![0-9A-Fa-f]{2})", "%25", quoted) if "%" in safe else quoted
 
 
 def _unquote(text: str) -> str:

@@ -1,8 +1,8 @@
 """What a guest would find on a medium: partition table, filesystems, and what firmware could start it.
 
 It works on any Reader, so that it can look at a raw image and into a format that maps its clusters alike. What it
-says about booting is a judgement by marks, not a promise: a boot sector with code in it, an EFI System partition, a boot
-catalog. Nothing is followed that would take more than a few reads.
+says about booting is a judgement by marks, not a promise: a boot sector with code in it, an EFI System partition, a
+boot catalog. Nothing is followed that would take more than a few reads.
 """
 
 from dataclasses import dataclass, replace
@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from probes.fields import little
 from probes.filesystems import find_filesystem, is_fat
 from probes.image import Filesystem, Firmware, Hazard, Media, MediaKind, Partition, Verdict
-from probes.optical import Disc, read_disc
-from probes.partitions import BIOS_BOOT, ESP, EXTENDED, MAX_LOGICAL, Table, is_protective, read_table
+from probes.optical import DESCRIPTORS_AT, Disc, read_disc
+from probes.partitions import BIOS_BOOT, ESP, MAX_LOGICAL, Table, is_protective, read_table
 from probes.reader import Reader
 from probes.text import clean
 
@@ -19,7 +19,7 @@ MAX_FILESYSTEMS = 12
 """Partitions that are looked into: each is a read or two. Beyond that they are listed by type only."""
 
 _MAX_FAT_ROOTS = 2
-_FIRST = 20 << 10  # a boot sector and a GPT of the usual size, at once
+_FIRST = 64 << 10  # boot sector, GPT and a disc's descriptors at once; a raw image's head is in memory already
 _FAT_TYPES = frozenset({"FAT12", "FAT16", "FAT32", "Microsoft basic data"})
 
 # A loader that finds its next stage by itself; the standard code looks for the active partition instead.
@@ -45,14 +45,30 @@ def look(reader: Reader) -> Media:
 def examine(reader: Reader) -> Findings:
     """Return what lies on the medium in `reader`, with what was noticed on the way. Raises what `reader` raises."""
     sector0 = reader.pread(0, min(_FIRST, reader.size))[:512]
-    disc = read_disc(reader)
+    disc = find_disc(reader)
     if disc is not None:
         return examine_disc(reader, disc)
     fat_or_ntfs = _has_boot_record(sector0)
     table = None if fat_or_ntfs and not is_protective(sector0) else read_table(reader)
-    if table is None:
-        return _whole(reader, sector0)
+    if table is None or (table.kind == "mbr" and not table.partitions):
+        return _whole(reader, sector0, table)
     return _partitioned(reader, sector0, table)
+
+
+def find_disc(reader: Reader) -> Disc | None:
+    """Return the disc that `reader` holds, or None. Raises what `reader` raises.
+
+    A disk that a hybrid ISO was once written to keeps its descriptors when it is partitioned anew, for nothing else
+    uses that place: such a remnant is no disc. On a hybrid some partition covers the volume's start, or all of them lie
+    beyond its end.
+    """
+    disc = read_disc(reader)
+    table = read_table(reader) if disc else None
+    if disc is None or table is None:
+        return disc
+    covers = any(part.start <= DESCRIPTORS_AT < part.start + part.size for part in table.partitions)
+    overlaps = any(DESCRIPTORS_AT < part.start < disc.size for part in table.partitions)
+    return None if overlaps and not covers else disc
 
 
 def examine_disc(reader: Reader, disc: Disc) -> Findings:
@@ -85,16 +101,16 @@ def examine_disc(reader: Reader, disc: Disc) -> Findings:
     return Findings(Media(MediaKind.CD, None, (), filesystem, disc.firmware), tuple(features), tuple(hazards))
 
 
-def _whole(reader: Reader, sector0: bytes) -> Findings:
-    """A medium without partitions."""
+def _whole(reader: Reader, sector0: bytes, table: Table | None) -> Findings:
+    """A medium without partitions; `table` is an MBR that is empty, or a boot loader's sector that looks like one."""
     filesystem = find_filesystem(reader)
     firmware = set()
     if has_boot_code(sector0):
         firmware.add(Firmware.BIOS)
     if filesystem and filesystem.type == "vfat" and _holds_efi(reader, 0, reader.size):
         firmware.add(Firmware.UEFI)
-    media = Media(MediaKind.DISK, None, (), _clean(filesystem), frozenset(firmware))
-    return Findings(media)
+    kind = table.kind if table and not filesystem else None
+    return Findings(Media(MediaKind.DISK, kind, (), _clean(filesystem), frozenset(firmware)))
 
 
 def _partitioned(reader: Reader, sector0: bytes, table: Table) -> Findings:
@@ -126,10 +142,8 @@ def has_boot_code(sector0: bytes) -> bool:
     """Whether a BIOS would find something to run: the mark, and code that does more than print an apology."""
     if sector0[510:512] != b"\x55\xaa":
         return False
-    start = sector0[:440]
-    code = start
-    if is_fat(sector0) or sector0[3:11] in {b"NTFS    ", b"EXFAT   "}:
-        code = sector0[90:446]  # what precedes it is the filesystem's parameters
+    # What precedes the code is a filesystem's parameters, where there is one.
+    code = sector0[90:446] if _has_boot_record(sector0) else sector0[:440]
     lowered = sector0.lower()
     return any(code) and not any(text in lowered for text in _NOT_BOOTABLE)
 

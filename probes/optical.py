@@ -1,7 +1,7 @@
 """Optical discs: ISO 9660 volumes, what of UDF lies beside them, and what they boot by (El Torito).
 
-ECMA-119 (ISO 9660) sections 7 and 8 for the volume descriptors, "El Torito" Bootable CD-ROM Format Specification 1.0 for
-the boot catalog, with UEFI's platform number 0xEF (UEFI 2.10, section 13.3.2.1).
+ECMA-119 (ISO 9660) sections 7 and 8 for the volume descriptors, "El Torito" Bootable CD-ROM Format Specification 1.0
+for the boot catalog, with UEFI's platform number 0xEF (UEFI 2.10, section 13.3.2.1).
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,9 @@ from probes.image import Filesystem, Firmware
 from probes.reader import Reader
 
 SECTOR = 2048
-_DESCRIPTORS_AT = 16 * SECTOR
+DESCRIPTORS_AT = 16 * SECTOR
+"""Where the volume descriptors start; what lies before them is for others to use."""
+
 _DESCRIPTORS = 16  # that many are looked at; real discs have three or four
 _MAX_SECTIONS = 32
 _PLATFORMS = {0x00: Firmware.BIOS, 0xEF: Firmware.UEFI}
@@ -36,7 +38,7 @@ class Disc:
 
 def read_disc(reader: Reader) -> Disc | None:
     """Return the disc in `reader`, or None if there is no primary volume descriptor. Raises what `reader` raises."""
-    area = reader.pread(_DESCRIPTORS_AT, _DESCRIPTORS * SECTOR)
+    area = reader.pread(DESCRIPTORS_AT, _DESCRIPTORS * SECTOR)
     primary = boot = None
     joliet = udf = False
     for at in range(0, len(area), SECTOR):

@@ -1,11 +1,11 @@
 """Partition tables: MBR with extended partitions, and GPT with its check sums.
 
-MBR as Linux and sfdisk read it; GPT by the UEFI specification 2.10, chapter 5. Sectors are 512 bytes; a GPT of 4096-byte
-sectors is read too, and told.
+MBR as Linux and sfdisk read it; GPT by the UEFI specification 2.10, chapter 5. Sectors are 512 bytes; a GPT of
+4096-byte sectors is read too, and told.
 """
 
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 from probes.fields import guid_text, little, text
 from probes.image import Partition
@@ -72,7 +72,7 @@ class Table:
     kind: str
     partitions: tuple[Partition, ...]
     sector: int = 512
-    problems: tuple[str, ...] = field(default=())
+    problems: tuple[str, ...] = ()
     legacy_boot: bool = False
     more: bool = False
 
@@ -112,24 +112,23 @@ def read_mbr(reader: Reader, sector0: bytes) -> Table | None:
 
 
 def read_gpt(reader: Reader, sector0: bytes) -> Table | None:
-    """Return the GPT, or None where neither copy can be believed and no protective MBR says there is one."""
-    protective = is_protective(sector0)
-    head = reader.pread(512, 8192 - 512)
-    sectors = [size for size in (512, 4096) if head[size - 512 : size - 504] == b"EFI PART"]
-    for sector in sectors:
+    """Return the GPT, if the protective MBR says that there is one; a table without entries where both are damaged.
+
+    Without that MBR a GPT is what an earlier use left behind: firmware and Linux do not look at it either.
+    """
+    if not is_protective(sector0):
+        return None
+    for sector in (512, 4096):
         found = _gpt_at(reader, sector, sector)
         if found:
             return found
-    if not sectors and not protective:
-        return None
-    # The first copy is damaged or gone; the second lies in the last sector.
-    for sector in sectors or (512, 4096):
+    for sector in (512, 4096):  # the second copy lies in the last sector
         last = reader.size - reader.size % sector - sector
         found = _gpt_at(reader, last, sector) if last > sector else None
         if found:
             problem = "the first copy of its partition table is damaged; the second one is used"
-            return Table("gpt", found.partitions, sector, (problem, *found.problems), found.legacy_boot)
-    return Table("gpt", (), problems=("its partition table (GPT) is damaged",)) if protective or sectors else None
+            return replace(found, problems=(problem,))
+    return Table("gpt", (), problems=("its partition table (GPT) is damaged",))
 
 
 def _gpt_at(reader: Reader, offset: int, sector: int) -> Table | None:

@@ -70,7 +70,7 @@ SYSTEMS: tuple[System, ...] = (
         "Web server",
         ("http", "https"),
         "probes.sources.http:HttpSource",
-        clients=(Client("requests", "python3-requests", "python3-requests", "requests"),),
+        clients=(Client("urllib3", "python3-urllib3", "python3-urllib3", "urllib3"),),
         example="http://host:8000/images/",
     ),
     System(

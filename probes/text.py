@@ -9,10 +9,10 @@ import re
 import shlex
 import unicodedata
 
-_PLAIN_WORD = re.compile(r"[A-Za-z0-9_@%+=:,./~-]+")
+_PLAIN_WORD = re.compile(r"[A-Za-z0-9_@%+=:,./-]+")
 
-# Marks, formats (bidirectional overrides, zero-width), controls, surrogates, private use, unassigned,
-# line and paragraph separators.
+# Controls, formats (bidirectional overrides, zero-width), surrogates, private use, unassigned, line and paragraph
+# separators.
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
@@ -44,7 +44,10 @@ def shell_word(text: str) -> str:
     if is_clean(text):
         return shlex.quote(text)
     body = text.rstrip("\n")  # which $(…) would drop
-    raw = body.encode("utf-8", "surrogateescape")
+    try:
+        raw = body.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half a UTF-16 pair: no file has such a name, and it can be printed all the same
+        raw = body.encode("utf-8", "surrogatepass")
     octal = "".join(chr(byte) if 0x20 <= byte < 0x7F and byte not in b"'\\%" else f"\\{byte:03o}" for byte in raw)
     newlines = text[len(body) :]
     return f"\"$(printf -- '{octal}')\"" + (f"'{newlines}'" if newlines else "")

@@ -172,7 +172,7 @@ class Crashes(Good):
         sys.stderr.flush()
         match location.name:
             case "segv":
-                os.kill(os.getpid(), signal.SIGSEGV)
+                ctypes.string_at(0)
             case "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             case "memory":
@@ -251,8 +251,8 @@ class Noticing(Good):
             "leader": os.getsid(0) == os.getpid(),
             "tty": tty,
             "interrupt": signal.getsignal(signal.SIGINT) is signal.SIG_IGN,
-            "secret": bool(self.credentials.password) and self.credentials.password.reveal().encode() in shown,
+            "secret": any(secret.reveal().encode() in shown for secret in self.credentials.secrets()),
             "main": getattr(sys.modules["__main__"], "__file__", None),
-            "made_by": MADE_BY == os.getpid(),
+            "made_by": os.getpid() == MADE_BY,
         }
         return Entry(location, repr(facts), Kind.OTHER)

@@ -64,7 +64,9 @@ def test_every_location_printed_can_be_given_back(farboot: Farboot, tmp_path: Pa
     for number, name in enumerate(names):
         (folder / os.fsdecode(os.fsencode(name))).write_bytes(bytes(1024 + number))
     place = str(folder) if where == "files" else f"{nginx.url}{folder.name}/"
-    listed = json.loads(farboot("ls", place, "--json").stdout)
+    done = farboot("ls", place, "--json")
+    assert done.returncode == 0, done.stderr
+    listed = json.loads(done.stdout)
     assert sorted(entry["name"] for entry in listed) == sorted(names)
     for entry in listed:
         again = json.loads(farboot("ls", entry["location"], "--json").stdout)

@@ -26,6 +26,11 @@ def fit(text: str, width: int) -> str:
     return set_cell_size(text, width - 1 - cell_len(end)) + "…" + end
 
 
+def cut(text: str, width: int) -> str:
+    """Return `text` in at most `width` cells, `…` being the last where it was longer."""
+    return text if cell_len(text) <= width else set_cell_size(text, width - 1) + "…"
+
+
 def human_size(size: int | None, rounded: bool = False) -> str:
     """Say a size in bytes in at most 9 cells: `512 B`, `1.50 GiB`, `~324 MiB`; nothing for None."""
     if size is None:
@@ -33,17 +38,14 @@ def human_size(size: int | None, rounded: bool = False) -> str:
     mark = "~" if rounded else ""
     if size < 1024:
         return f"{mark}{size} B"
-    value = float(size)
-    unit = ""
-    for unit in _UNITS:
-        value /= 1024
-        if value < 999.5:
-            break
+    value, index = size / 1024, 0
+    while value >= 999.5 and index < len(_UNITS) - 1:
+        value, index = value / 1024, index + 1
     digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
     number = f"{value:.{digits}f}"
     if "." in number:
         number = number.rstrip("0").rstrip(".")
-    return f"{mark}{number} {unit}"
+    return f"{mark}{number} {_UNITS[index]}"
 
 
 def short_time(moment: datetime | None, width: int = 16) -> str:

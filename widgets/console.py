@@ -36,7 +36,7 @@ class Console(ScrollView, can_focus=True):
     """Shows a `SerialScreen`; says with `Typed` what is meant for the guest."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "hold", "Type into it"),
+        Binding("enter", "hold", "Type", key_display="enter"),
         Binding("up,k", "scroll_up", "Up", show=False),
         Binding("down,j", "scroll_down", "Down", show=False),
         Binding("pageup", "page_up", "Page up", show=False),
@@ -71,39 +71,38 @@ class Console(ScrollView, can_focus=True):
         super().__init__(id=id)
         self.serial = SerialScreen()
         self.placeholder = ""
+        self.closed = False
+
+    def close(self, why: str) -> None:
+        """The line has ended; `why` is told if it never said a word."""
+        self.closed = True
+        self.holding = False
+        self.placeholder = why
+        self.refresh()
 
     def feed(self, data: bytes) -> None:
         """Show what the guest sent; the view follows its end unless it was scrolled away from it."""
         following = self.scroll_offset.y >= self.max_scroll_y - 1
         self.serial.feed(data)
-        self.virtual_size = Size(COLUMNS, self._used())
+        self.virtual_size = Size(COLUMNS, self.serial.used)
         if following:
             self._follow()
         self.refresh()
 
-    def _used(self) -> int:
-        """The lines that matter: a screen that is still empty below its cursor shows no emptiness."""
-        return len(self.serial)
-
     def _follow(self) -> None:
-        """Show the cursor's line and as much above it as fits."""
-        height = self.scrollable_content_region.height
-        _, line = self.serial.cursor
-        top = max(0, len(self.serial) - 24)
-        if height < 24:
-            top = max(top, line - height + 1)
-        self.scroll_to(y=top, animate=False, force=True, immediate=True)
+        """Show the last line that is used, and as much above it as fits."""
+        self.scroll_to(y=self.max_scroll_y, animate=False, force=True, immediate=True)
 
     def on_resize(self) -> None:
         """Keep the cursor in sight."""
-        self.virtual_size = Size(COLUMNS, self._used())
+        self.virtual_size = Size(COLUMNS, self.serial.used)
         self.call_after_refresh(self._follow)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """The key that lets go shows only while there is something to let go of."""
         if action == "release":
             return self.holding
-        return not self.holding
+        return not self.holding and not (action == "hold" and self.closed)
 
     def action_hold(self) -> None:
         """Let what is typed go to the guest."""
@@ -196,7 +195,7 @@ class Console(ScrollView, can_focus=True):
 
 
 def _colour(name: str) -> str | None:
-    """pyte's name for a colour in Rich's words; None for the default."""
+    """What Rich calls the colour that pyte calls `name`; None for the default."""
     name = _COLOURS.get(name, name)
     if name in _NAMED or name.startswith("bright_"):
         return name

@@ -16,7 +16,7 @@ from probes.errors import FarbootError
 from probes.image import Hazard, Image, Verdict
 from probes.text import clean
 from widgets.cells import human_size, short_time
-from widgets.facts import Command, Facts
+from widgets.facts import Command, Facts, told
 
 _VERDICTS = {Verdict.OK: ("good", "OK to boot"), Verdict.ASK: ("ask", "ASKS FIRST"), Verdict.REFUSE: ("bad", "REFUSED")}
 _MARKS = {Verdict.OK: "·", Verdict.ASK: "?", Verdict.REFUSE: "!"}
@@ -104,13 +104,13 @@ class Details(VerticalScroll):
             rows.append(("Changed", Text(short_time(entry.modified))))
         if entry.note:
             rows.append(("Note", Text(clean(entry.note))))
-        if entry.kind is not Kind.CONTAINER:
-            rows.append(("Enter", Text("looks what it is")))
+        rows.append(("Enter", Text("opens it" if entry.kind is Kind.CONTAINER else "looks what it is")))
         return self._table(rows)
 
     def _error(self, error: FarbootError) -> RenderableType:
         text = Text(overflow="fold")
-        text.append(f"Cannot {error.tried} it\n" if self.facts.entry else f"Cannot {error.tried} {error.on}\n", self._style("bad"))
+        about = self.facts.entry.location if self.facts.entry else ""
+        text.append(f"{told(error, about)}\n", self._style("bad"))
         text.append(error.why)
         if error.hint:
             text.append(f"\n{error.hint}", self._style("ask"))
@@ -127,10 +127,10 @@ class Details(VerticalScroll):
         if image.file_size != image.virtual_size:
             sizes += f" ({human_size(image.file_size)} stored)"
         features = "".join(f", {clean(feature)}" for feature in image.features)
-        form = Text(image.format, Style(bold=True)) + Text(features)
+        form = Text.assemble((image.format, "bold"), features)
         parts: list[RenderableType] = []
         if self.compact:
-            parts.append(verdict + Text("  ") + form + Text(f"  {sizes}"))
+            parts.append(Text.assemble(verdict, "  ", form, f"  {sizes}"))
             rows = []
         else:
             parts += [verdict, Text()]
@@ -164,10 +164,13 @@ class Details(VerticalScroll):
             if command.error.hint:
                 rows.append(("", Text(command.error.hint, self._style("ask"))))
             return [*parts, self._table(rows)]
-        rows = [("Refused", Text(clean(refusal), self._style("bad"))) for refusal in command.refusals]
+        said = {hazard.text for hazard in self.facts.image.hazards} if self.facts.image else set()
+        told = [refusal for refusal in command.refusals if refusal not in said]
+        rows = [("Refused", Text(clean(refusal), self._style("bad"))) for refusal in told]
         if command.drive:
             rows.append(("-drive", Text(clean(command.drive), self._style("code"))))
         elif command.withheld and not command.refusals:
             rows.append(("-drive", Text(f"none: {clean(command.withheld)}", self._style("faint"))))
-        rows += [("Note", Text(clean(note), self._style("faint"))) for note in command.notes]
+        for index, note in enumerate(command.notes):
+            rows.append(("" if index else "Notes", Text(clean(note), self._style("faint"))))
         return [*parts, self._table(rows)] if rows else []

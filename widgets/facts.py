@@ -5,6 +5,12 @@ from dataclasses import dataclass
 from probes.entry import Entry
 from probes.errors import FarbootError
 from probes.image import Image
+from probes.text import clean
+
+
+def told(error: FarbootError, about: object) -> str:
+    """What could not be done, in few words: what everybody is looking at is "it"."""
+    return f"Cannot {error.tried} {'it' if error.on == clean(str(about)) else error.on}"
 
 
 @dataclass(frozen=True)

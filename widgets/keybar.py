@@ -2,20 +2,19 @@
 
 from typing import ClassVar
 
+from rich.cells import cell_len
 from rich.segment import Segment
 from textual import events
 from textual.strip import Strip
 from textual.widget import Widget
 
-from widgets.cells import cell_len
-
-_LAST = frozenset({"question_mark", "q"})
+_LAST = ("app.guests", "app.help", "app.leave")
 
 
 class KeyBar(Widget):
-    """As many of the shown bindings as fit, in their order; `?` always."""
+    """As many of the shown bindings as fit, in their order; those of every room come last, and always."""
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = {"keybar--key"}
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"keybar--key", "keybar--what"}
     DEFAULT_CSS = "KeyBar { height: 1; dock: bottom; }"
 
     def __init__(self) -> None:
@@ -29,34 +28,34 @@ class KeyBar(Widget):
     def render_line(self, y: int) -> Strip:
         width = self.size.width
         keys = self._keys()
-        always = [key for key in keys if key[0] in _LAST]
-        others = [key for key in keys if key[0] not in _LAST]
+        always = [keys.pop(action) for action in _LAST if action in keys]
         room = width - 1 - sum(_width(key) for key in always)
         chosen = []
-        for key in others:
+        for key in keys.values():
             if _width(key) > room:
                 break
             room -= _width(key)
             chosen.append(key)
         return self._draw(chosen + always).adjust_cell_length(width, self.rich_style)
 
-    def _keys(self) -> list[tuple[str, str, str]]:
+    def _keys(self) -> dict[str, tuple[str, str, str]]:
         found: dict[str, tuple[str, str, str]] = {}
         for active in self.screen.active_bindings.values():
             binding = active.binding
             if binding.show and active.enabled and binding.action not in found:
                 found[binding.action] = (binding.key, self.app.get_key_display(binding), binding.description)
-        return list(found.values())
+        return found
 
     def _draw(self, keys: list[tuple[str, str, str]]) -> Strip:
         base = self.rich_style
         style = self.get_component_rich_style("keybar--key")
+        what = self.get_component_rich_style("keybar--what")
         segments, x = [Segment(" ", base)], 1
         self._shown = []
         for key, display, description in keys:
             end = x + _width((key, display, description))
             self._shown.append((x, end, key))
-            segments += [Segment(display, style), Segment(f" {description}  ", base)]
+            segments += [Segment(display, style), Segment(f" {description}  ", what)]
             x = end
         return Strip(segments)
 

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from typing import ClassVar
 
+from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
 from textual.binding import Binding, BindingType
 
 from probes.entry import Entry, Kind
 from probes.text import clean
-from widgets.cells import cell_len, fit, human_size, short_time
+from widgets.cells import cut, fit, human_size, short_time
 from widgets.rows import Order, Row, Rows
 from widgets.rows_view import RowsView
 
@@ -20,7 +21,7 @@ class Listing(RowsView):
     """The entries of one place under a cursor."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter,right,l", "choose", "Open", key_display="enter"),
+        Binding("enter,right,l", "choose", "Open", show=False),
     ]
     COMPONENT_CLASSES: ClassVar[set[str]] = {"listing--container", "listing--image"}
 
@@ -82,6 +83,7 @@ class Listing(RowsView):
         if index is None:
             return False
         self.settle()
+        self.scroll_top(max(0, index - self.scrollable_content_region.height // 2))
         self.move_to(index)
         return True
 
@@ -113,7 +115,7 @@ class Listing(RowsView):
         segments += self._marked(name, marked, style)
         segments.append(Segment(suffix, style))
         if note and room - length >= 8:
-            text = fit(note, min(cell_len(note), room - length - 2))
+            text = cut(note, room - length - 2)
             segments.append(Segment(f"  {text}", faint))
             length += 2 + cell_len(text)
         segments.append(Segment(" " * (room - length), base))

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
 from textual.binding import Binding, BindingType
 
 from probes.location import Location
 from probes.text import clean
-from widgets.cells import cell_len, fit
+from widgets.cells import fit
 from widgets.rows_view import RowsView
 
 
@@ -32,7 +33,7 @@ class Place:
 class PlacesView(RowsView):
     """Places under a cursor that steps over headings."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter,right,l", "choose", "Open", key_display="enter")]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter,right,l", "choose", "Open", show=False)]
 
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 Textual's own name for it
         super().__init__(id=id)
@@ -85,7 +86,8 @@ class PlacesView(RowsView):
         style = faint if place.missing else base
         note = " off" if place.missing else ""
         room = width - 3 - cell_len(note)
-        return [Segment("› " if selected else "  ", base), Segment(fit(clean(place.title), room), style), Segment(note, faint)]
+        mark = Segment("› " if selected else "  ", base)
+        return [mark, Segment(fit(clean(place.title), room), style), Segment(note, faint)]
 
 
 def _holds(outer: Location, inner: Location) -> bool:

@@ -79,6 +79,15 @@ class SerialScreen:
         """How many lines there are, history and screen."""
         return len(self._screen.history) + LINES
 
+    @property
+    def used(self) -> int:
+        """How many lines there are but for the empty ones below the cursor."""
+        last = self._screen.cursor.y
+        for y, line in self._screen.buffer.items():
+            if y > last and any(character.data != " " for character in line.values()):
+                last = y
+        return len(self._screen.history) + last + 1
+
     def line(self, index: int) -> Line:
         """The characters of a line by column; blanks may be missing."""
         history = self._screen.history

@@ -2,12 +2,13 @@
 
 from typing import ClassVar
 
+from rich.cells import cell_len
 from rich.segment import Segment
 from textual.strip import Strip
 from textual.widget import Widget
 
 from probes.text import clean
-from widgets.cells import cell_len, counted, fit
+from widgets.cells import counted, fit
 
 
 class TopBar(Widget):

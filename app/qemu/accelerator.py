@@ -12,7 +12,6 @@ and a named model such as Haswell brings nothing more.
 import os
 import subprocess
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 from app.qemu.binary import module_folders
@@ -67,12 +66,12 @@ def find_accelerator(qemu: str, setpriv: str | None = None, kvm: str = KVM) -> A
         [os.geteuid(), *sorted(os.getgroups())],
         _read("/proc/sys/kernel/random/boot_id"),
     ]
-    with suppress(_BusyError):
+    try:
         why = remember("kvm", key, lambda: _try_kvm(qemu, prefix))
-        return (
-            Accelerator("tcg", why, "boot without nested virtualisation, or mend it on the outer host") if why else may
-        )
-    return Accelerator("tcg", "this host was too busy to try KVM just now")
+    except _NothingLearntError as error:
+        return Accelerator("tcg", f"KVM could not be tried: even without it {error}")
+    remedy = "boot without nested virtualisation, or mend it on the outer host"
+    return Accelerator("tcg", why, remedy) if why else may
 
 
 def unprivileged(setpriv: str, gid: int | None, uid: int = 65534) -> tuple[str, ...]:
@@ -110,14 +109,14 @@ def run_trial(qemu: str, accelerator: str, prefix: Sequence[str] = ()) -> str:
     return f"QEMU ended with status {done.returncode}" + (f" ({words.strip()})" if words else "")
 
 
-class _BusyError(Exception):
-    """Not even TCG got through: nothing was learnt."""
+class _NothingLearntError(Exception):
+    """Not even TCG got through, on a busy host say: this is no answer to remember."""
 
 
 def _try_kvm(qemu: str, prefix: Sequence[str]) -> str:
     why = run_trial(qemu, "kvm", prefix)
-    if why and run_trial(qemu, "tcg", prefix):
-        raise _BusyError
+    if why and (anyway := run_trial(qemu, "tcg", prefix)):
+        raise _NothingLearntError(anyway)
     return f"/dev/kvm is there and does not work: {why}" if why else ""
 
 

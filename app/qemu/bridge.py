@@ -19,7 +19,7 @@ import signal
 import socket
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 from app.qemu.judged import Expected, JudgedBytes, judge, open_again, open_pinned
 from app.qemu.nbd import serve_clients
@@ -106,19 +106,15 @@ class BridgedImage:
         """In bytes."""
         return self._size
 
-    def at_hand(self, offset: int, length: int) -> bytes | None:
-        """Return the bytes if they were judged or are in the cache, and the image has not changed."""
-        if self._patient.changed is not None:
-            return None
-        data = self._judged.at_hand(offset, length)
-        return self._pieces.at_hand(offset, length) if data is None else data
+    def read(self, offset: int, length: int) -> bytes | Awaitable[bytes]:
+        """Return exactly these bytes, at once if they were judged or are in the cache.
 
-    async def read(self, offset: int, length: int) -> bytes:
-        """Return exactly these bytes. Raises Changed, and then always, or what reading failed of in the end."""
-        data = await self._pieces.read(offset, length)
+        Raises Changed, and then always, or, when awaited, what reading failed of in the end.
+        """
         if self._patient.changed is not None:
             raise self._patient.changed.with_traceback(None)
-        return data
+        data = self._judged.at_hand(offset, length)
+        return self._pieces.read(offset, length) if data is None else data
 
     def close(self) -> None:
         """Let go of the reader."""
@@ -168,29 +164,31 @@ class _Teller:
 
 @contextlib.contextmanager
 def _listening(path: str) -> Iterator[socket.socket]:
-    """A listening socket at `path`, which appears there only once it listens, and goes with it."""
-    folder = os.stat(os.path.dirname(path) or ".")
-    is_private = stat.S_IMODE(folder.st_mode) & 0o077 == 0
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    made = ""
-    try:
-        # By umask, not chmod: there is no moment at which another file could lie at that path.
-        umask = os.umask(0o111 if is_private else 0o177)
+    """A listening socket at `path`, which appears there only once it listens, and goes with it. Raises FarbootError."""
+    unready = f"{path}~"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener, contextlib.ExitStack() as undo:
         try:
-            listener.bind(f"{path}~")
-            made = f"{path}~"
-        finally:
-            os.umask(umask)
-        listener.listen(16)
-        listener.setblocking(False)
-        os.rename(made, path)
-        made = path
+            folder = os.stat(os.path.dirname(path) or ".")
+            is_private = stat.S_IMODE(folder.st_mode) & 0o077 == 0
+            # By umask, not chmod: there is no moment at which another file could lie at that path.
+            umask = os.umask(0o111 if is_private else 0o177)
+            try:
+                listener.bind(unready)
+            finally:
+                os.umask(umask)
+            undo.callback(_remove, unready)
+            listener.listen(16)
+            listener.setblocking(False)
+            os.rename(unready, path)
+            undo.callback(_remove, path)
+        except OSError as error:
+            raise FarbootError("listen on", path, error.strerror or str(error)) from None
         yield listener
-    finally:
-        listener.close()
-        if made:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(made)
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def _die_with_parent(parent: int) -> None:

@@ -98,10 +98,10 @@ class Child:
         return self.status
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal, if it still runs."""
-        if self.status is None:
+        """Send a signal to it and to those that it started, if it still runs."""
+        if self.status is None:  # not reaped yet: the number is still its own
             with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, number)
+                os.killpg(self.pid, number)
 
     def take_also(self, pid: int) -> None:
         """Also kill process `pid` when this one is killed: the program itself, where `argv` starts with wrappers."""
@@ -131,6 +131,8 @@ class Child:
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
         if self._inner is not None:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._inner, signal.SIGKILL)  # should its wrapper have been killed alone
             os.close(self._inner)
             self._inner = None
         self.ended.set()

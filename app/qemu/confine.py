@@ -12,8 +12,14 @@ from app.qemu.options import Host
 FOLDER = "{folder}"
 """Stands for the guest folder's absolute path; see `app.qemu.steps.StartQemu`."""
 
+INSIDE = "/guest"
+"""Where the guest's folder lies for the confined QEMU: no path of the host is told, and none need be walked."""
+
+# Not bubblewrap's --clearenv, nor its --perms: RHEL 9 has 0.4.
+_ENVIRONMENT = ("/usr/bin/env", "-i", "PATH=/usr/bin:/bin", "LC_ALL=C.UTF-8", f"HOME={INSIDE}", f"TMPDIR={INSIDE}")
 _KEPT = "-all,+net_bind_service"
 _ROOMS = ("--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try")
+_DIES = ("--pdeathsig", "KILL")  # a change of account makes the kernel forget what was asked for before
 _ENDS = ("--die-with-parent", "--new-session")
 
 
@@ -22,7 +28,7 @@ def confinement(host: Host, network: bool, reads: Sequence[str] = ()) -> tuple[s
     drop = _account(host)
     if not host.bwrap:
         return drop
-    return (*bubble(host, network, reads), "--", *drop)
+    return (*bubble(host, network, reads), "--", *_ENVIRONMENT, *drop)
 
 
 def bubble(host: Host, network: bool, reads: Sequence[str] = ()) -> tuple[str, ...]:
@@ -37,15 +43,15 @@ def bubble(host: Host, network: bool, reads: Sequence[str] = ()) -> tuple[str, .
     else:
         argv += ["--cap-drop", "ALL"]
     argv += _ENDS
-    argv += ["--perms", "0755", "--dir", "/etc", "--perms", "0755", "--dir", "/var"]
-    for path in _outermost((*host.reads, *reads)):
+    bound = _outermost((*host.reads, *reads))
+    for parent in _parents(bound):  # which would be for root alone
+        argv += ["--dir", parent]
+    for path in bound:
         argv += ["--ro-bind", path, path]
     argv += ["--proc", "/proc", "--dev", "/dev"]
     if host.accelerator == "kvm":
         argv += ["--dev-bind", "/dev/kvm", "/dev/kvm"]
-    argv += ["--bind", FOLDER, FOLDER, "--chdir", FOLDER, "--clearenv"]
-    for name, value in (("PATH", "/usr/bin:/bin"), ("LC_ALL", "C.UTF-8"), ("HOME", FOLDER), ("TMPDIR", FOLDER)):
-        argv += ["--setenv", name, value]
+    argv += ["--bind", FOLDER, INSIDE, "--chdir", INSIDE, "--remount-ro", "/"]
     return tuple(argv)
 
 
@@ -56,10 +62,19 @@ def _account(host: Host) -> tuple[str, ...]:
     with_kvm = host.accelerator == "kvm" and host.kvm_gid is not None
     groups = ("--groups", str(host.kvm_gid)) if with_kvm else ("--clear-groups",)
     kept = ("--bounding-set", _KEPT, "--inh-caps", _KEPT, "--ambient-caps", _KEPT)
-    return (host.setpriv, "--reuid", uid, "--regid", uid, *groups, *kept, "--no-new-privs")
+    return (host.setpriv, "--reuid", uid, "--regid", uid, *groups, *kept, "--no-new-privs", *_DIES)
 
 
 def _outermost(paths: Sequence[str]) -> list[str]:
     """Return the paths in order, without those that lie in another of them."""
     unique = list(dict.fromkeys(path.rstrip("/") or "/" for path in paths))
     return [path for path in unique if not any(path.startswith(other + "/") for other in unique)]
+
+
+def _parents(paths: Sequence[str]) -> list[str]:
+    """Return the folders that lead to `paths`, outermost first, the root not among them."""
+    found: dict[str, None] = {}
+    for path in paths:
+        steps = path.strip("/").split("/")[:-1]
+        found |= dict.fromkeys("/" + "/".join(steps[:depth]) for depth in range(1, len(steps) + 1))
+    return list(found)

@@ -17,7 +17,6 @@ from app.qemu.serial import HISTORY, SerialLine
 from app.qemu.wire import error_to_json, to_line
 from probes.errors import FarbootError
 
-SOCKET = "control.sock"
 MOST_CLIENTS = 64
 SLOWEST = 1 << 20
 """Bytes that a console may be behind before it is dropped."""
@@ -100,6 +99,8 @@ class ControlServer:
                 writer.write(to_line({"found": found, "over": self._guest.over.is_set()}))
             case "console":
                 await self._console(reader, writer)
+            case _:
+                raise FarbootError("ask", "the supervisor", "it does not know that: it is of another Farboot")
 
     async def _wait(self, text: str, patience: float, reader: asyncio.StreamReader) -> bool:
         said = self._guest.line.wait_for(text.encode("utf-8", "surrogateescape"))

@@ -26,7 +26,7 @@ def short_drive(chain: Sequence[Layer]) -> tuple[str, str]:
         return "", "the image has a backing image, which the short form would let the image itself choose"
     if attachment.route is not Route.DRIVER:
         return "", f"QEMU's own driver is not used here: {attachment.why or 'Farboot reads it'}".rstrip(": ")
-    if attachment.secrets:
+    if not all(slot.found for slot in attachment.secrets):
         return "", "it needs a credential, and the short form would show it to everybody on this host"
     file, why = _file(attachment)
     if why:
@@ -53,8 +53,7 @@ def _file(attachment: Attachment) -> tuple[str, str]:
     if driver in {"file", "host_device"} and attachment.files:
         return attachment.files[0].path, _left_over(node, {"filename"})
     if driver == "rbd":
-        taken = {"pool", "namespace", "image", "snapshot", "conf", "user"}
-        return _rbd(node), _left_over(node, taken)
+        return _rbd(attachment), ""
     return "", f"Farboot knows no exact short form for {driver}"
 
 
@@ -63,17 +62,11 @@ def _left_over(node: Mapping[str, object], taken: set[str]) -> str:
     return f"the short form has no room for {', '.join(rest)}" if rest else ""
 
 
-def _rbd(node: Mapping[str, object]) -> str:
-    """QEMU's block/rbd.c: `rbd:pool/namespace/image@snap:id=…:conf=…`, specials escaped by a backslash."""
-    names = [_escape(node[key]) for key in ("pool", "namespace", "image") if node.get(key)]
-    text = "rbd:" + "/".join(names)
-    if node.get("snapshot"):
-        text += "@" + _escape(node["snapshot"])
-    for option, key in (("id", "user"), ("conf", "conf")):
-        if node.get(key):
-            text += f":{option}={_escape(node[key])}"
-    return text
-
-
-def _escape(value: object) -> str:
-    return "".join(f"\\{character}" if character in "\\:@/=" else character for character in str(value))
+def _rbd(attachment: Attachment) -> str:
+    """The location as it was typed (QEMU's block/rbd.c), with the user: the library reads ceph.conf and keyring by it,
+    which is where the node's monitors and key come from.
+    """
+    text, user = str(attachment.location), attachment.node.get("user")
+    if user is None or any(option.startswith("id=") for option in attachment.location.query.split(":")):
+        return text
+    return f"{text}:id=" + "".join(f"\\{letter}" if letter in "\\:@/=" else letter for letter in str(user))

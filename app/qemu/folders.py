@@ -19,12 +19,17 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Self
 
 from probes.errors import FarbootError, Refused, Unsupported
 
+CONTROL, STATE, LOG = "control.sock", "state", "serial.log"
+LOG_LIMIT = 4 << 20
+"""Bytes that a session's serial log may have."""
 _NEW = ".new-"
 _NEW_LIVES = 60.0
 _LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"  # none that is taken for another when read aloud
+_SLUG_LENGTH = 16
 _IN_MEMORY = {0x01021994: "tmpfs", 0x858458F6: "ramfs"}  # statfs(2)
 _OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -77,6 +82,12 @@ class Folder:
             return True
         fcntl.flock(self.descriptor, fcntl.LOCK_UN)
         return False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Let go of it."""
@@ -230,8 +241,12 @@ def remove_dead(root: Folder, name: str) -> bool:
 def invent_id(name: str) -> str:
     """A short name for a session, made of its image's: `tiny-x4k`. To be tried until it is free."""
     stem = os.path.splitext(name)[0] or name
-    words = "".join(c if c.isascii() and c.isalnum() else "-" for c in stem.lower())
-    slug = "-".join(part for part in words.split("-") if part)[:16].rstrip("-") or "guest"
+    words = "".join(c if c.isascii() and c.isalnum() else " " for c in stem.lower()).split()
+    slug = words[0][:_SLUG_LENGTH] if words else "guest"
+    for word in words[1:]:
+        if len(slug) + 1 + len(word) > _SLUG_LENGTH:
+            break
+        slug += "-" + word
     return slug + "-" + "".join(secrets.choice(_LETTERS) for _ in range(3))
 
 

@@ -102,7 +102,7 @@ class _Protocol:
             self._over_bridge(host)
         else:
             self.node |= dict(layer.attachment.node)
-            self._lay_secrets()
+            self._lay_secrets(host)
             self._bring_files()
         self.node["read-only"] = True
 
@@ -153,12 +153,13 @@ class _Protocol:
         if host.facts.version >= (7,):
             self.node["open-timeout"] = 10
 
-    def _lay_secrets(self) -> None:
+    def _lay_secrets(self, host: Host) -> None:
+        location = self.layer.attachment.location
         for index, slot in enumerate(self.layer.attachment.secrets):
             name = f"secret{self.number}" + (f"-{index}" if index else "")
-            self.steps.append(LaySecret(name, self.layer.attachment.location, slot.asked, slot.label))
-            # QEMU wants the key's own bytes, and people and keyrings hold them in base64.
-            encoded = ",format=base64" if slot.option == "key-secret" else ""
+            argv = (*host.command, "secret", "--", str(location), slot.asked)
+            self.steps.append(LaySecret(name, location, slot.asked, slot.label, argv))
+            encoded = "" if slot.format == "raw" else f",format={slot.format}"
             self.objects.append(f"secret,id={name},file={name}{encoded}")
             self.node[slot.option] = name
 

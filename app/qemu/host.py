@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from app.qemu.accelerator import find_accelerator
 from app.qemu.binary import ask_binary, find_qemu, find_qemu_img
-from app.qemu.confine import FOLDER, confinement
+from app.qemu.confine import FOLDER, bubble, confinement
 from app.qemu.firmware import find_uefi
 from app.qemu.options import Host
 from app.qemu.remembered import fingerprint, remember
@@ -41,7 +41,7 @@ def find_host(route: RouteWish = RouteWish.AUTO) -> Host:
     qemu, qemu_img = find_qemu(), find_qemu_img()
     binary = ask_binary(qemu)
     root = os.geteuid() == 0
-    setpriv = shutil.which("setpriv", path=_system_path())
+    setpriv = shutil.which("setpriv", path=_system_path()) if root else None
     accelerator = find_accelerator(qemu, setpriv)
     uefi = find_uefi()
     host = Host(
@@ -57,13 +57,19 @@ def find_host(route: RouteWish = RouteWish.AUTO) -> Host:
         netns=True,
         setpriv=setpriv,
         root=root,
-        guest_uid=_draw_uid() if root and setpriv else None,
+        guest_uid=_draw_uid() if setpriv else None,
         uefi=uefi,
         command=own_command(),
         reads=_reads(qemu, *((uefi.code, uefi.vars) if uefi else ())),
         sandbox=binary.sandbox,
     )
     return _with_missing(_that_works(host))
+
+
+def fresh_host(host: Host) -> Host:
+    """Return `host` for one more guest: an account of its own, and the memory and processors that are free now."""
+    uid = None if host.guest_uid is None else _draw_uid()
+    return replace(host, guest_uid=uid, memory=free_memory(), cpus=usable_cpus())
 
 
 def own_command() -> tuple[str, ...]:
@@ -78,8 +84,10 @@ def own_command() -> tuple[str, ...]:
 
 def _with_missing(host: Host) -> Host:
     missing = list(host.missing)
-    if host.root and not host.setpriv:
+    if host.root and host.setpriv is None:
         missing.append("setpriv is not installed (apt install util-linux): QEMU runs as root")
+    elif host.root and host.guest_uid is None:
+        missing.append("this container has no accounts to spare: QEMU runs as root")
     if not host.sandbox:
         missing.append("this QEMU was built without its seccomp sandbox")
     return replace(host, missing=tuple(missing))
@@ -90,7 +98,8 @@ def _that_works(host: Host) -> Host:
     lost = "without it QEMU sees the files of this host that its account may read"
     if not host.bwrap:
         return replace(host, netns=False, missing=(f"bubblewrap is not installed ({BWRAP_REMEDY}): {lost}",))
-    key: list[object] = [fingerprint(host.bwrap), list(os.uname()), os.geteuid(), host.setpriv, list(host.reads)]
+    words = list(bubble(replace(host, accelerator="tcg"), network=False))
+    key: list[object] = [fingerprint(host.bwrap), list(os.uname()), os.geteuid(), host.setpriv, words]
     key += [_read(path) for path in _USERNS_SWITCHES]
     why, netns = remember("bwrap", key, lambda: _try_bwrap(host))
     if why:
@@ -132,11 +141,13 @@ def _reads(qemu: str, *firmware: str) -> tuple[str, ...]:
     return tuple(path for path in (*READS, *elsewhere) if os.path.exists(path))
 
 
-def _draw_uid() -> int:
-    """Return an account number nobody has, of those that exist in our user namespace."""
+def _draw_uid() -> int | None:
+    """Return an account number nobody has, of those that exist in our user namespace; None if there is none."""
     spans = [tuple(map(int, line.split())) for line in _read("/proc/self/uid_map").splitlines()]
-    wanted = _UIDS if any(first <= _UIDS[0] and _UIDS[-1] < first + count for first, _, count in spans) else _FEWER_UIDS
-    return random.SystemRandom().choice(wanted)
+    for wanted in (_UIDS, _FEWER_UIDS):
+        if any(first <= wanted[0] and wanted[-1] < first + count for first, _, count in spans):
+            return random.SystemRandom().choice(wanted)
+    return None
 
 
 def _system_path() -> str:

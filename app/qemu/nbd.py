@@ -15,6 +15,7 @@ import errno
 import functools
 import socket
 import struct
+from collections.abc import Awaitable
 from typing import Protocol
 
 from probes.errors import FarbootError
@@ -36,6 +37,7 @@ _REQUEST_MAGIC = 0x25609513
 _REPLY = struct.Struct(">IIQ")
 _REPLY_MAGIC = 0x67446698
 _LONGEST_OPTION = 8192
+_CHUNK = 4096
 
 _OPT_EXPORT_NAME, _OPT_ABORT, _OPT_LIST, _OPT_INFO, _OPT_GO = 1, 2, 3, 6, 7
 _REP_ACK, _REP_SERVER, _REP_INFO = 1, 2, 3
@@ -55,12 +57,11 @@ class Export(Protocol):
         """In bytes; it never changes."""
         ...
 
-    def at_hand(self, offset: int, length: int) -> bytes | None:
-        """Return the bytes if they are in memory, without waiting for anything."""
-        ...
+    def read(self, offset: int, length: int) -> bytes | Awaitable[bytes]:
+        """Return exactly these bytes, all of which lie inside, at once if they are in memory.
 
-    async def read(self, offset: int, length: int) -> bytes:
-        """Return exactly these bytes, all of which lie inside. A FarbootError becomes the client's EIO."""
+        Called in the order in which a client asks. A FarbootError becomes the client's EIO.
+        """
         ...
 
 
@@ -145,11 +146,12 @@ class _Wire:
 
     async def _receive(self) -> None:
         # Few bytes at a time, and a turn for everyone else: a busy client must not hold the loop.
-        chunk = await self._loop.sock_recv(self._client, 4096)
+        chunk = await self._loop.sock_recv(self._client, _CHUNK)
         if not chunk:
             raise _Gone
         self._received += chunk
-        await asyncio.sleep(0)
+        if len(chunk) == _CHUNK:
+            await asyncio.sleep(0)
 
 
 async def _negotiate(wire: _Wire, size: int) -> None:
@@ -242,15 +244,19 @@ class _Transmission:
         if flags & ~_FLAG_FUA or not 0 < length <= LONGEST_READ or offset + length > self._size:
             await self._reply(cookie, errno.EINVAL)
             return
-        data = self._export.at_hand(offset, length)
-        if data is not None:
-            await self._reply(cookie, 0, data)
-            return
         while len(self._running) >= IN_FLIGHT or (self._running and self._bytes + length > IN_FLIGHT_BYTES):
             self._room.clear()
             await self._room.wait()
+        try:
+            answer = self._export.read(offset, length)
+        except FarbootError:
+            await self._reply(cookie, errno.EIO)
+            return
+        if isinstance(answer, bytes):
+            await self._reply(cookie, 0, answer)
+            return
         self._bytes += length
-        task = asyncio.create_task(self._fetch(cookie, offset, length))
+        task = asyncio.create_task(self._answer_later(cookie, answer))
         self._running.add(task)
         task.add_done_callback(functools.partial(self._finished, length))
 
@@ -259,9 +265,9 @@ class _Transmission:
         self._bytes -= length
         self._room.set()
 
-    async def _fetch(self, cookie: int, offset: int, length: int) -> None:
+    async def _answer_later(self, cookie: int, answer: Awaitable[bytes]) -> None:
         try:
-            data = await self._export.read(offset, length)
+            data = await answer
         except FarbootError:
             await self._send_late(cookie, errno.EIO)
         else:

@@ -67,26 +67,22 @@ class Pieces:
         self._streams: OrderedDict[int, _Stream] = OrderedDict()
         self._ahead_runs = 0
 
-    def at_hand(self, offset: int, length: int) -> bytes | None:
-        """Return the bytes if all of them are in the cache."""
-        end = offset + length
-        parts = []
-        for index in range(offset // PIECE, -(-end // PIECE)):
-            piece = self._kept.get(index)
-            if piece is None:
-                return None
-            self._kept.move_to_end(index)
-            parts.append((index * PIECE, piece))
-        self._look_ahead(offset, end)
-        return _cut(parts, offset, end)
+    def read(self, offset: int, length: int) -> bytes | Awaitable[bytes]:
+        """Return the `length` bytes at `offset`, all of which lie inside: at once if the cache has them.
 
-    async def read(self, offset: int, length: int) -> bytes:
-        """Return the `length` bytes at `offset`, all of which lie inside. Raises what `fetch` raises."""
+        What has to be fetched is asked for before this returns. Awaiting it raises what `fetch` raises.
+        """
         end = offset + length
         sources = self._sources(range(offset // PIECE, -(-end // PIECE)))
         self._look_ahead(offset, end)
-        if runs := [source.task for _, source in sources if isinstance(source, _Run)]:
-            await asyncio.wait(runs)  # which leaves them running, for others, when this reader is cancelled
+        parts = [(start, source) for start, source in sources if isinstance(source, bytes)]
+        if len(parts) == len(sources):
+            return _cut(parts, offset, end)
+        return self._read_later(sources, offset, end)
+
+    async def _read_later(self, sources: list[tuple[int, bytes | _Run]], offset: int, end: int) -> bytes:
+        # Which leaves the runs running, for others, when this reader is cancelled.
+        await asyncio.wait([source.task for _, source in sources if isinstance(source, _Run)])
         parts = [(start, source.task.result() if isinstance(source, _Run) else source) for start, source in sources]
         return _cut(parts, offset, end)
 

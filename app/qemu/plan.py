@@ -41,7 +41,7 @@ def plan(chain: Sequence[Layer], options: Options, host: Host) -> BootPlan:
     start = StartQemu(
         argv=qemu_argv(machine, graph, host),
         confinement=confinement(host, network, graph.reads),
-        uid=host.guest_uid if host.root and host.setpriv else None,
+        uid=host.guest_uid if host.setpriv else None,
     )
     drive, withheld = short_drive(chain)
     return BootPlan(
@@ -51,6 +51,11 @@ def plan(chain: Sequence[Layer], options: Options, host: Host) -> BootPlan:
         notes=tuple(dict.fromkeys(clean(note) for note in _notes(chain, machine, options, host))),
         drive=drive,
         drive_withheld=clean(withheld),
+        format=boot.image.format,
+        mode=options.mode.value,
+        memory=machine.memory,
+        cpus=machine.cpus,
+        network=machine.network.value,
     )
 
 

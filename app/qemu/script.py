@@ -57,20 +57,20 @@ until [ -S {socket} ]; do
 done"""
 
 
-def script(plan: BootPlan, command: Sequence[str] = ("farboot",)) -> str:
-    """Return the script of `plan`; `command` is what starts this Farboot (`Host.command`), for secrets.
-
-    Raises Refused for a plan with refusals.
-    """
+def script(plan: BootPlan) -> str:
+    """Return the script of `plan`. Raises Refused for a plan with refusals."""
     if plan.refusals:
         raise Refused("boot", plan.location, "; ".join(plan.refusals))
-    notes = "".join(f"# ({clean(note)})\n" for note in plan.notes)
+    said = list(plan.notes)
+    if not any(isinstance(step, StartBridge) for step in plan.steps):
+        said.append("farboot boot also checks, before the guest runs, that the image is still what was looked at")
+    notes = "".join(f"# ({clean(note)})\n" for note in said)
     parts = [_OPENING.format(location=clean(str(plan.location)), notes=notes)]
-    parts += ["\n".join(lines) + "\n" for step in plan.steps if (lines := list(_lines(step, command)))]
+    parts += ["\n".join(lines) + "\n" for step in plan.steps if (lines := list(_lines(step)))]
     return "\n".join(parts)
 
 
-def _lines(step: Step, command: Sequence[str]) -> Iterator[str]:
+def _lines(step: Step) -> Iterator[str]:
     match step:
         case CreateOverlay():
             yield "# What the guest writes goes here, and nowhere else."
@@ -80,7 +80,7 @@ def _lines(step: Step, command: Sequence[str]) -> Iterator[str]:
             yield f"cat <{shell_word(step.source)} >{shell_word(step.path)}"
         case LaySecret():
             yield f"# QEMU reads the {clean(step.label)} from a file."
-            yield _words([*command, "secret", "--", str(step.location), step.field]) + f" >{shell_word(step.path)}"
+            yield _words(step.argv) + f" >{shell_word(step.path)}"
         case OpenFile():
             yield f"# QEMU finds it as /dev/fdset/{step.fd}, and needs no right to open it."
             yield f"exec {step.fd}<{'>' if step.writable else ''}{shell_word(step.path)}"

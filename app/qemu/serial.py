@@ -8,11 +8,8 @@ import asyncio
 import os
 from collections.abc import Callable
 
-from app.qemu.folders import Folder
+from app.qemu.folders import LOG, LOG_LIMIT, Folder
 
-LOG = "serial.log"
-LOG_LIMIT = 4 << 20
-"""Bytes that the log may have. Past that its middle goes: the first quarter is kept, and the last half."""
 HISTORY = 64 << 10
 """Bytes of the log's end that a new console is shown first."""
 _TYPED_AHEAD = 64 << 10
@@ -22,7 +19,10 @@ Listener = Callable[[bytes], None]
 
 
 class SerialLog:
-    """The file. What the guest wrote is in it as it was, escape sequences included."""
+    """The file. What the guest wrote is in it as it was, escape sequences included.
+
+    When it grows over its limit its middle goes: the first quarter is kept, and the last half.
+    """
 
     def __init__(self, folder: Folder, limit: int = LOG_LIMIT) -> None:
         self._folder = folder
@@ -125,7 +125,7 @@ class SerialLine(asyncio.Protocol):
 
     def close(self) -> None:
         """Let go of the pipes and of the log."""
-        if self._keys is not None:
+        if self._keys is not None and not self._keys.is_closing():
             self._keys.abort()
         self.log.close()
 

@@ -35,13 +35,14 @@ class LaySecret:
     """Write the secret `field` of the credentials for `location` to `path`, for QEMU to read once.
 
     `label` says whose it is, for a prompt. The secret itself is not in the plan: the supervisor gets it beside
-    the plan as `secrets[path]`, a script asks for it.
+    the plan as `secrets[path]`; a script runs `argv`, which asks for it and prints it.
     """
 
     path: str
     location: Location
     field: str
     label: str
+    argv: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

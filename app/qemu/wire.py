@@ -57,9 +57,9 @@ class SessionState(StrEnum):
 class SessionInfo:
     """One guest, as last told by its supervisor.
 
-    `pid` is QEMU's, in this host's numbers; `started` and `ended` are seconds since the epoch (`ended` is 0 before);
-    `error` says why it is in a state that nobody wished for; `memory` is in bytes; `folder` is the guest's, `vnc` its
-    VNC socket, `log` the file with its serial line's output.
+    `name` is raw, as the storage spells it; `pid` is QEMU's, in this host's numbers; `started` and `ended` are seconds
+    since the epoch (`ended` is 0 before); `error` says why it is in a state that nobody wished for; `memory` is in
+    bytes; `folder` is the guest's, `vnc` its VNC socket, `log` the file with its serial line's output.
     """
 
     id: str
@@ -91,12 +91,12 @@ class SessionInfo:
 
     @staticmethod
     def from_json(values: Mapping[str, object]) -> "SessionInfo":
-        """What `to_json` gave. Raises ValueError for anything else."""
-        known = {field.name for field in dataclasses.fields(SessionInfo)}
-        if not isinstance(values, Mapping) or not {"id", "location", "name"} <= set(values) <= known:
+        """What `to_json` gave, perhaps of another version: what is unknown is left out. Raises ValueError."""
+        if not isinstance(values, Mapping) or not {"id", "location", "name"} <= set(values):
             raise ValueError("not a session")
-        state = SessionState(str(values.get("state", "")))
-        return dataclasses.replace(SessionInfo("", "", ""), **{**values, "state": state})  # type: ignore[arg-type]  # ours
+        known = {field.name: values[field.name] for field in dataclasses.fields(SessionInfo) if field.name in values}
+        known["state"] = SessionState(str(values.get("state", "")))
+        return SessionInfo(**known)  # type: ignore[arg-type]  # as `to_json` gave them
 
 
 def plan_to_json(plan: BootPlan) -> object:

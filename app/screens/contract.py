@@ -58,14 +58,14 @@ class Guests(Protocol):
         """All sessions that there are."""
         ...
 
-    def stop(self, id: str, force: bool = False) -> None:  # noqa: A002 as app.qemu.session names it
+    def stop(self, identity: str, /, force: bool = False) -> None:
         """Ask the guest to shut down, or end it."""
         ...
 
-    def screen(self, id: str) -> bytes:  # noqa: A002
+    def screen(self, identity: str, /) -> bytes:
         """The guest's screen as PNG."""
         ...
 
-    def console(self, id: str) -> socket.socket:  # noqa: A002
+    def console(self, identity: str, /) -> socket.socket:
         """The raw serial line, starting with the end of its log."""
         ...

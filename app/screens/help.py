@@ -1,5 +1,7 @@
 """All keys, by room."""
 
+from rich.console import Group, RenderableType
+from rich.table import Table
 from rich.text import Text
 
 _KEYS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
@@ -41,14 +43,16 @@ _KEYS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
 )
 
 
-def help_text() -> Text:
-    """The help as one text."""
-    text = Text()
+def help_text() -> RenderableType:
+    """The help, as wide as there is room."""
+    parts: list[RenderableType] = []
     for title, keys in _KEYS:
-        text.append(f"{title}\n", "bold")
+        if parts:
+            parts.append(Text())
+        table = Table.grid(padding=(0, 2), expand=True)
+        table.add_column(width=15)
+        table.add_column(ratio=1)
         for key, meaning in keys:
-            text.append(f"  {key:<16} ", "bold")
-            text.append(f"{meaning}\n")
-        text.append("\n")
-    text.rstrip()
-    return text
+            table.add_row(Text(key, "bold"), Text(meaning))
+        parts += [Text(title, "bold underline"), table]
+    return Group(*parts)

@@ -27,7 +27,7 @@ class Look:
     """
 
     def __init__(
-        self, screen: Screen[object], engine: Engine, show: Callable[[Facts], None], denied: Callable[[Denied], None]
+        self, screen: Screen[None], engine: Engine, show: Callable[[Facts], None], denied: Callable[[Denied], None]
     ) -> None:
         self._screen = screen
         self._engine = engine

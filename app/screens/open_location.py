@@ -41,7 +41,9 @@ class OpenLocation(ModalScreen[Opened | None]):
             yield Input(self._typed, placeholder="as QEMU takes it", classes="dialog-input", select_on_focus=False)
             yield Static(id="open-error", classes="dialog-error", markup=False)
             yield PlacesView(id="suggestions")
-            keys = Text.assemble(("enter", "bold"), " opens    ", ("down", "bold"), " chooses    ", ("esc", "bold"), " leaves it")
+            keys = Text.assemble(
+                ("enter", "bold"), " opens    ", ("down", "bold"), " chooses    ", ("esc", "bold"), " leaves it"
+            )
             yield Static(keys, classes="dialog-keys")
 
     def on_mount(self) -> None:

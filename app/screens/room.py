@@ -28,13 +28,16 @@ class Room(Screen[None]):
         Binding("question_mark", "app.help", "Help", key_display="?"),
         Binding("q", "app.leave", "Quit"),
     ]
-    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-narrow"), (100, "-wide")]
-    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-low"), (18, "-short"), (32, "-tall")]
 
     @property
     def farboot(self) -> "FarbootApp":
         """The application."""
         return cast("FarbootApp", self.app)
+
+    @property
+    def takes_all_keys(self) -> bool:
+        """Whether no key is a command just now."""
+        return False
 
     @property
     def top_bar(self) -> TopBar:
@@ -54,7 +57,7 @@ class Room(Screen[None]):
 
     def guests_changed(self, guests: "Sequence[SessionInfo]") -> None:
         """The guests of this host were looked at."""
-        self.top_bar.count_guests(sum(guest.state not in {"ended", "failed"} for guest in guests))
+        self.top_bar.count_guests(sum(not guest.is_over for guest in guests))
 
     def on_screen_resume(self) -> None:
         """Show what changed while another room was in front."""

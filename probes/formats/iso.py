@@ -5,8 +5,7 @@ QEMU has no driver of that name: to it such an image is raw, and so `Image.forma
 """
 
 from probes.image import Format, Image
-from probes.media import examine_disc
-from probes.optical import read_disc
+from probes.media import examine_disc, find_disc
 from probes.reader import Reader
 from probes.sectors import size_hazards, whole_sectors
 
@@ -17,7 +16,7 @@ class Iso(Format):
     name = "raw"
 
     def probe(self, reader: Reader) -> Image | None:
-        disc = read_disc(reader)
+        disc = find_disc(reader)
         if disc is None:
             return None
         found = examine_disc(reader, disc)

@@ -13,17 +13,18 @@ from probes.image import Hazard, Image, Verdict
 from probes.reader import Reader
 
 TAIL = 20 << 10
-"""Bytes at an image's end that are read for what lies only there: a fixed VHD's footer, a DMG's trailer, a GPT's copy."""
+"""Bytes at an image's end, read for what lies only there: a fixed VHD's footer, a DMG's trailer, the GPT's copy."""
 
 _HEAD = 8 << 10
+_TEXT_BYTES = bytes([*b"\t\n\r\f\x1b", *range(0x20, 0x7F), *range(0x80, 0x100)])
 
 
 @dataclass(frozen=True, slots=True)
 class Magic:
     """A kind of file that is recognised and refused.
 
-    `name` is QEMU's driver or a plain word; `title` completes "This is …"; `hint` is what to do. `code` is the hazard's.
-    `test` looks at the first 8 KiB.
+    `name` is QEMU's driver or a plain word; `title` completes "This is …"; `hint` is what to do; `code` is the
+    hazard's. `test` looks at the first 8 KiB, or for those that lie at the end at the last `TAIL` bytes.
     """
 
     name: str
@@ -121,7 +122,7 @@ def _is_web_page(head: bytes) -> bool:
 
 def _is_text(head: bytes) -> bool:
     """Nothing but text, to the last byte looked at: no disk begins so, for a boot sector ends in 55 AA."""
-    if not head or any((byte < 0x20 and byte not in b"\t\n\r\f\x1b") or byte == 0x7F for byte in head):
+    if not head or head.translate(None, _TEXT_BYTES):
         return False
     try:
         head.decode("utf-8")
@@ -140,55 +141,60 @@ def _has_dmg_trailer(tail: bytes) -> bool:
     return b"koly\0\0\0\4\0\0\2\0" in tail[-1024:]
 
 
-_DECOMPRESS = "Decompress it first ({})."
+def _disk(name: str, title: str, *marks: bytes, hint: str = "") -> Magic:
+    return Magic(name, title, _starts(*marks), hint=hint)
+
+
+def _packed(name: str, test: Callable[[bytes], bool], tool: str) -> Magic:
+    return Magic(name, f"compressed with {name}", test, "compressed", f"Decompress it first ({tool}).")
+
+
+def _archive(name: str, title: str, test: Callable[[bytes], bool], tool: str) -> Magic:
+    return Magic(name, title, test, "compressed", f"Unpack it first ({tool}).")
+
 
 MAGICS: tuple[Magic, ...] = (
     # Disk formats of QEMU's
     Magic("qcow", "a qcow image of version 1 (QEMU, before 2008)", _is_qcow1),
-    Magic("qed", "a QED image (QEMU)", _starts(b"QED\0")),
-    Magic("vmdk", "a VMDK image (VMware)", _starts(b"KDMV", b"COWD", b"\xbe\xba\xfe\xca\0\0\0\0")),
-    Magic("vmdk", "a VMDK descriptor (VMware), which names other files", _is_vmdk_text),
+    Magic("vmdk", "a VMDK descriptor (VMware; the data lie in other files)", _is_vmdk_text),
     Magic("vdi", "a VDI image (VirtualBox)", lambda head: head[64:68] == b"\x7f\x10\xda\xbe"),
-    Magic("vpc", "a dynamic VHD image (Virtual PC, Hyper-V)", _starts(b"conectix")),
-    Magic("vhdx", "a VHDX image (Hyper-V)", _starts(b"vhdxfile")),
-    Magic("parallels", "a Parallels image", _starts(b"WithoutFreeSpace", b"WithouFreSpacExt")),
-    Magic("luks", "a LUKS volume: it is encrypted", _starts(b"LUKS\xba\xbe\0\1"), hint="Passphrases come later."),
-    Magic(
-        "luks",
-        "a LUKS volume of version 2: it is encrypted",
-        _starts(b"LUKS\xba\xbe\0\2"),
-        hint="QEMU itself opens version 1 only.",
-    ),
-    Magic("bochs", "a Bochs image", _starts(b"Bochs Virtual HD Image")),
-    Magic("cloop", "a cloop image", _starts(b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=")),
+    _disk("vmdk", "a VMDK image (VMware)", b"KDMV", b"COWD", b"\xbe\xba\xfe\xca\0\0\0\0"),
+    _disk("qed", "a QED image (QEMU)", b"QED\0"),
+    _disk("vpc", "a dynamic VHD image (Virtual PC, Hyper-V)", b"conectix"),
+    _disk("vhdx", "a VHDX image (Hyper-V)", b"vhdxfile"),
+    _disk("parallels", "a Parallels image", b"WithoutFreeSpace", b"WithouFreSpacExt"),
+    _disk("luks", "an encrypted volume (LUKS)", b"LUKS\xba\xbe\0\1", hint="Passphrases are not supported yet."),
+    _disk("luks", "an encrypted volume (LUKS 2)", b"LUKS\xba\xbe\0\2", hint="QEMU itself opens only LUKS 1."),
+    _disk("bochs", "a Bochs image", b"Bochs Virtual HD Image"),
+    _disk("cloop", "a cloop image", b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop file="),
     # Disk formats of others
-    Magic("vma", "a Proxmox backup (VMA)", _starts(b"VMA\0"), hint="Restore it with qmrestore, or take it apart: vma extract."),
-    Magic("sparseimage", "an Apple sparse image", _starts(b"sprs"), hint="Convert it with hdiutil."),
-    Magic("android-sparse", "an Android sparse image", _starts(b"\x3a\xff\x26\xed\1\0"), hint="Expand it with simg2img."),
-    Magic("ewf", "a forensic image (EnCase)", _starts(b"EVF\x09\x0d\x0a\xff\0"), hint="Turn it into raw with ewfexport."),
-    Magic("partclone", "a partclone image", _starts(b"partclone-image"), hint="Restore it with partclone.restore."),
-    Magic("wim", "a Windows image file (WIM)", _starts(b"MSWIM\0\0\0"), hint="It holds files, not a disk."),
+    _disk("vma", "a Proxmox backup (VMA)", b"VMA\0", hint="Restore it with qmrestore, or use vma extract."),
+    _disk("sparseimage", "an Apple sparse image", b"sprs", hint="Convert it with hdiutil."),
+    _disk("android-sparse", "an Android sparse image", b"\x3a\xff\x26\xed\1\0", hint="Expand it with simg2img."),
+    _disk("ewf", "a forensic image (EnCase)", b"EVF\x09\x0d\x0a\xff\0", hint="Turn it into raw with ewfexport."),
+    _disk("partclone", "a partclone image", b"partclone-image", hint="Restore it with partclone.restore."),
+    _disk("wim", "a Windows image file (WIM)", b"MSWIM\0\0\0", hint="It holds files, not a disk."),
     # Compressed, or packed with others
-    Magic("gzip", "compressed with gzip", _is_gzip, "compressed", _DECOMPRESS.format("gunzip")),
-    Magic("xz", "compressed with xz", _starts(b"\xfd7zXZ\0"), "compressed", _DECOMPRESS.format("unxz")),
-    Magic("zstd", "compressed with zstd", _is_zstd, "compressed", _DECOMPRESS.format("unzstd")),
-    Magic("bzip2", "compressed with bzip2", _is_bzip2, "compressed", _DECOMPRESS.format("bunzip2")),
-    Magic("lz4", "compressed with lz4", _starts(b"\x04\x22\x4d\x18", b"\x02\x21\x4c\x18"), "compressed", _DECOMPRESS.format("unlz4")),
-    Magic("lzop", "compressed with lzop", _starts(b"\x89LZO\0\r\n\x1a\n"), "compressed", _DECOMPRESS.format("lzop -d")),
-    Magic("lzip", "compressed with lzip", _starts(b"LZIP\0", b"LZIP\1"), "compressed", _DECOMPRESS.format("lzip -d")),
-    Magic("zip", "a ZIP archive", _starts(b"PK\3\4", b"PK\5\6", b"PK\7\x08"), "compressed", _DECOMPRESS.format("unzip")),
-    Magic("7z", "a 7z archive", _starts(b"7z\xbc\xaf\x27\x1c"), "compressed", _DECOMPRESS.format("7z x")),
-    Magic("rar", "a RAR archive", _starts(b"Rar!\x1a\7"), "compressed", _DECOMPRESS.format("unrar x")),
-    Magic("tar", "a tar archive (an OVA is one, too)", _is_tar, "compressed", "Unpack it first (tar -x)."),
-    Magic("cpio", "a cpio archive", _starts(b"070701", b"070702", b"070707"), "compressed", "Unpack it first (cpio -i)."),
-    Magic("ar", "an ar archive (a Debian package is one)", _starts(b"!<arch>\n"), "compressed", "Unpack it first (ar x, dpkg-deb -x)."),
-    Magic("rpm", "an RPM package", _starts(b"\xed\xab\xee\xdb"), "compressed", "Unpack it first (rpm2cpio)."),
+    _packed("gzip", _is_gzip, "gunzip"),
+    _packed("xz", _starts(b"\xfd7zXZ\0"), "unxz"),
+    _packed("zstd", _is_zstd, "unzstd"),
+    _packed("bzip2", _is_bzip2, "bunzip2"),
+    _packed("lz4", _starts(b"\x04\x22\x4d\x18", b"\x02\x21\x4c\x18"), "unlz4"),
+    _packed("lzop", _starts(b"\x89LZO\0\r\n\x1a\n"), "lzop -d"),
+    _packed("lzip", _starts(b"LZIP\0", b"LZIP\1"), "lzip -d"),
+    _archive("zip", "a ZIP archive", _starts(b"PK\3\4", b"PK\5\6", b"PK\7\x08"), "unzip"),
+    _archive("7z", "a 7z archive", _starts(b"7z\xbc\xaf\x27\x1c"), "7z x"),
+    _archive("rar", "a RAR archive", _starts(b"Rar!\x1a\7"), "unrar x"),
+    _archive("tar", "a tar archive (an OVA is one, too)", _is_tar, "tar -x"),
+    _archive("cpio", "a cpio archive", _starts(b"070701", b"070702", b"070707"), "cpio -i"),
+    _archive("ar", "an ar archive (a Debian package is one)", _starts(b"!<arch>\n"), "ar x"),
+    _archive("rpm", "an RPM package", _starts(b"\xed\xab\xee\xdb"), "rpm2cpio"),
     # Not images at all
     Magic("elf", "a program (ELF)", _is_elf, "not-an-image"),
     Magic("pe", "a program for Windows or UEFI", _is_program, "not-an-image"),
-    Magic("html", "a web page", _is_web_page, "not-an-image", "The server may have sent an error or a login page in its place."),
+    Magic("html", "a web page", _is_web_page, "not-an-image", "The server may have sent an error or a login page."),
     Magic("text", "a text", _is_text, "not-an-image"),
-)  # fmt: skip
+)
 
 _TAIL_MAGICS = (
     Magic("vpc", "a fixed VHD image (Virtual PC, Hyper-V, Azure)", _has_vhd_footer),

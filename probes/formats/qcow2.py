@@ -33,6 +33,7 @@ MAX_REFCOUNT_BYTES = 8 << 20  # QCOW_MAX_REFTABLE_SIZE
 MAX_SNAPSHOTS = 65536  # QCOW_MAX_SNAPSHOTS
 MAX_VIRTUAL_SIZE = 1 << 61
 _MAX_NAME = 1023
+_MAX_FORMAT_NAME = 16
 _HEADER_AREA = 64 << 10  # bytes in which all extensions must lie; real ones take some hundred
 _MAX_EXTENSIONS = 64
 
@@ -130,8 +131,8 @@ class Qcow2(Format):
             return Image(self.name, 0, reader.size, hazards=(Hazard("qcow2-version", why, Verdict.REFUSE),))
         hazards = [*_invalid(header, reader.size)]
         extensions, whole = _extensions(header)
-        if not whole and not hazards:
-            hazards.append(_broken("its header runs on beyond all sense"))
+        if not hazards and (not whole or len(extensions.get(_BACKING_FORMAT, b"")) >= _MAX_FORMAT_NAME):
+            hazards.append(_broken("its header extensions run on beyond all sense"))
         backing = _backing(reader, header, extensions)
         hazards += _dangers(header, extensions, backing)
         found = Findings(Media())
@@ -203,12 +204,12 @@ def _tables(header: Header, file_size: int) -> list[Hazard]:
         ("L1 table", header.l1_offset, header.l1_entries * 8),
         ("reference count table", header.refcount_offset, header.refcount_clusters * cluster),
         # A snapshot's entry takes 40 bytes and its names.
-        ("snapshot table", header.snapshots_offset if header.snapshots else 0, header.snapshots * 40),
+        ("snapshot table", header.snapshots_offset, header.snapshots * 40),
     ]
     for title, offset, length in tables:
         if offset % cluster:
             hazards.append(_broken(f"its {title} does not start at a cluster"))
-        elif offset + length > file_size:
+        elif length and offset + length > file_size:
             text = f"It is cut short: its {title} would end at byte {offset + length}, and it has {file_size}."
             hazards.append(Hazard("qcow2-truncated", text, Verdict.REFUSE))
     return hazards
@@ -225,10 +226,10 @@ def _extensions(header: Header) -> tuple[dict[int, bytes], bool]:
         if at + 8 > end:
             return found, True
         kind, length = big(header.data, at, 4), big(header.data, at + 4, 4)
-        if kind == 0:
-            return found, True
         if length > end - at - 8:
             return found, False
+        if kind == 0:
+            return found, True
         found.setdefault(kind, header.data[at + 8 : at + 8 + length])
         at += 8 + length + -length % 8
     return found, False
@@ -291,7 +292,8 @@ def _features(header: Header, extensions: dict[int, bytes]) -> tuple[str, ...]:
     words = [f"version {header.version}"]
     if 9 <= header.cluster_bits <= 21 and header.cluster_bits != 16:
         size = 1 << header.cluster_bits
-        words.append(f"{size >> 10} KiB clusters" if size >= 1024 else f"{size}-byte clusters")
+        unit, power = next((unit for unit in (("MiB", 20), ("KiB", 10)) if size >> unit[1]), ("bytes", 0))
+        words.append(f"clusters of {size >> power} {unit}")
     words += ["zstd compression"] if header.incompatible & _COMPRESSION else []
     words += ["extended L2"] if header.incompatible & _EXTENDED_L2 else []
     words += ["lazy reference counts"] if header.compatible & _LAZY_REFCOUNTS else []

@@ -14,7 +14,8 @@ Listen 127.0.0.1:{port}
 ServerName 127.0.0.1
 ErrorLog /dev/stderr
 DocumentRoot {root}
-TypesConfig /etc/mime.types
+TypesConfig /dev/null
+AddType text/html .html
 <Directory {root}>
     Options +Indexes
     Require all granted

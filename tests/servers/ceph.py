@@ -6,6 +6,7 @@ Nothing of the machine's own /etc/ceph is read or written.
 """
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -54,6 +55,8 @@ mon data avail warn = 1
 mon initial members = a
 mon osd report timeout = 3600
 mon warn on pool no redundancy = false
+paxos propose interval = 0.02
+paxos min wait = 0.01
 
 [osd]
 keyring = {folder}/osd/keyring
@@ -82,6 +85,7 @@ class Ceph:
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="fb-ceph-", dir="/tmp"))  # short: socket paths have 108 bytes
+        self.folder.chmod(0o755)  # other accounts of this machine may be clients, too
         self.conf = str(self.folder / "ceph.conf")
         self.keyring = str(self.folder / "admin.keyring")
         self.key = ""
@@ -144,14 +148,18 @@ class Ceph:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
     # What it holds
 
     def cli(self, *argv: str, data: bytes | None = None) -> str:
         """Run one of Ceph's own programs on this cluster and return what it printed."""
-        done = subprocess.run(argv, input=data, capture_output=True, env=self.environment, timeout=READY_WITHIN, check=False)
+        done = subprocess.run(
+            argv, input=data, capture_output=True, env=self.environment, timeout=READY_WITHIN, check=False
+        )
         if done.returncode:
             raise CephFailedError(f"{' '.join(argv)}: {done.stderr.decode(errors='replace')}")
         return done.stdout.decode(errors="replace")
@@ -170,8 +178,6 @@ class Ceph:
 
     def command(self, prefix: str, **arguments: object) -> str:
         """Give the monitor a command, as `ceph` does. Raises CephFailedError."""
-        import json
-
         status, out, words = self.cluster.mon_command(json.dumps({"prefix": prefix, **arguments}), b"")
         if status:
             raise CephFailedError(f"{prefix}: {words} ({status})")
@@ -201,15 +207,17 @@ class Ceph:
             rbd.RBD().namespace_create(io, name)
         return name
 
-    def image(self, pool: str, name: str, content: bytes | str | os.PathLike[str] | int, namespace: str = "", **options: Any) -> str:
-        """Make an image of these bytes, of the file at this path, or an empty one of this size; return its name."""
+    def image(
+        self, pool: str, name: str | bytes, content: bytes | str | os.PathLike[str] | int, namespace: str = ""
+    ) -> None:
+        """Make an image of these bytes, of the file at this path, or an empty one of this size."""
         import rbd
 
         if isinstance(content, str | os.PathLike):
             content = Path(content).read_bytes()
         size = content if isinstance(content, int) else len(content)
         with self._io(pool, namespace) as io:
-            rbd.RBD().create(io, name, size, old_format=options.pop("old_format", False), **options)
+            rbd.RBD().create(io, name, size, old_format=False)
             if isinstance(content, bytes):
                 with rbd.Image(io, name) as image:
                     step = 4 << 20
@@ -217,7 +225,6 @@ class Ceph:
                         piece = content[offset : offset + step]
                         if piece.strip(b"\0"):
                             image.write(piece, offset)
-        return name
 
     def snapshot(self, pool: str, image: str, name: str, namespace: str = "", protect: bool = False) -> str:
         """Take a snapshot."""
@@ -240,9 +247,9 @@ class Ceph:
     def user(self, name: str, pool: str, rights: str = "profile rbd-read-only") -> str:
         """Make client.`name`, who may only read in one pool, and return its key."""
         caps = ["mon", "profile rbd", "osd", f"{rights} pool={pool}"]
-        import json
-
-        return str(json.loads(self.command("auth get-or-create-key", entity=f"client.{name}", caps=caps, format="json"))["key"])
+        return str(
+            json.loads(self.command("auth get-or-create-key", entity=f"client.{name}", caps=caps, format="json"))["key"]
+        )
 
     @contextlib.contextmanager
     def _io(self, pool: str, namespace: str = "") -> Iterator[Any]:
@@ -277,6 +284,7 @@ class Ceph:
         self.cli("ceph-authtool", "--create-keyring", self.keyring, "--gen-key", "-n", "client.admin", *everything)
         self.cli("ceph-authtool", "--create-keyring", mon_keyring, "--gen-key", "-n", "mon.", "--cap", "mon", "allow *")
         self.cli("ceph-authtool", mon_keyring, "--import-keyring", self.keyring)
+        Path(self.keyring).chmod(0o644)
         self.key = self.cli("ceph-authtool", "-p", "-n", "client.admin", self.keyring).strip()
         monmap, address = str(self.folder / "monmap"), f"[v2:127.0.0.1:{self.ports[0]},v1:127.0.0.1:{self.ports[1]}]"
         self.cli("monmaptool", "--create", "--clobber", "--addv", "a", address, "--fsid", fsid, monmap)
@@ -298,8 +306,6 @@ class Ceph:
             return False
 
     def _start_osd(self) -> None:
-        import json
-
         data, identity = self.folder / "osd", str(uuid.uuid4())
         data.mkdir()
         secret = self.cli("ceph-authtool", "--gen-print-key").strip()

@@ -10,6 +10,7 @@ server.document-root = "{root}"
 server.bind = "127.0.0.1"
 server.port = {port}
 server.modules = ("mod_dirlisting")
+server.http-parseopts = ("url-invalid-utf8-reject" => "disable")
 server.upload-dirs = ("{folder}")
 dir-listing.activate = "enable"
 dir-listing.encoding = "utf-8"

@@ -58,12 +58,12 @@ _ODD = {
     "colon": "a:b.img",
     "scheme": "http:b.img",
     "dollar": "$(id)`id`.img",
-    "angle": "<b>a</b>.img",
+    "angle": "<b>a<b>.img",
     "utf-8": "grün-日本.img",
     "composed": "e\u0301\u202e.img",
     "invalid-utf-8": os.fsdecode(b"\xff\xfe.img"),
     "latin-1": os.fsdecode(b"gr\xfcn.img"),
-    "markup": "[bold]a[/bold].img",
+    "markup": "[bold]a[red].img",
     "escape": "\x1b[31mred\x07.img",
     "newline": "a\nb.img",
     "dash": "-rf.img",
@@ -122,10 +122,6 @@ def locations(source: Source, container: Location) -> dict[str, Location]:
 
 class SourceContract:
     """The obligations of `probes.source.Source` and `probes.reader.Reader`."""
-
-    @pytest.fixture
-    def storage(self) -> Storage:
-        raise NotImplementedError("a source's test says what lies on its storage")
 
     def test_lists_every_file_once_with_its_name_and_kind(self, storage: Storage) -> None:
         with storage.source() as source:
@@ -302,14 +298,6 @@ class Faults(ABC):
 class NetworkContract:
     """What a source over a network owes when the network fails."""
 
-    @pytest.fixture
-    def storage(self) -> Storage:
-        raise NotImplementedError
-
-    @pytest.fixture
-    def faults(self) -> Faults:
-        raise NotImplementedError("a source's test says how its network fails")
-
     @pytest.mark.parametrize("operation", ["stat", "open", "entries"])
     def test_a_refused_connection_is_unreachable(self, storage: Storage, faults: Faults, operation: str) -> None:
         with storage.source() as source, pytest.raises(Unreachable):
@@ -374,14 +362,6 @@ class Lock:
 
 class CredentialContract:
     """What a source that can be locked owes."""
-
-    @pytest.fixture
-    def storage(self) -> Storage:
-        raise NotImplementedError
-
-    @pytest.fixture
-    def lock(self) -> Lock:
-        raise NotImplementedError("a source's test says what is locked, and what opens it")
 
     @pytest.mark.parametrize("operation", ["stat", "open", "entries"])
     def test_the_right_credentials_open_it(self, storage: Storage, lock: Lock, operation: str) -> None:

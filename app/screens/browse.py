@@ -1,0 +1,464 @@
+"""The room a person comes in by: places, what they hold, and what the thing under the cursor is."""
+
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING, ClassVar
+
+from textual import events, on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container, Horizontal, Vertical
+from textual.widgets import Input
+
+from app.background import Job, Lane, start
+from app.screens.contract import Engine
+from app.screens.folder import PAUSE, Folder, fill, next_pause
+from app.screens.look import Look
+from app.screens.places import examples, places
+from app.screens.room import Room
+from probes.credentials import Credentials
+from probes.entry import Entry, Kind
+from probes.errors import Denied, FarbootError
+from probes.location import Location
+from widgets.cells import counted
+from widgets.details import Details
+from widgets.facts import Facts
+from widgets.filter_line import FilterLine
+from widgets.listing import Listing
+from widgets.places import PlacesView
+from widgets.rows import Order
+from widgets.rows_view import RowsView
+
+if TYPE_CHECKING:
+    from app.qemu.session import SessionInfo
+
+_ORDERS = list(Order)
+_REMEMBERED = 20
+_WELCOME = "Choose a place, or press o for any location."
+
+
+class Browse(Room):
+    """Places, listing, description."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("b", "boot", "Boot"),
+        Binding("v", "command", "Command"),
+        Binding("slash", "filter", "Filter", key_display="/"),
+        Binding("o", "open", "Go to"),
+        Binding("escape,backspace,left,h", "back", "Back", key_display="esc"),
+        Binding("r", "reload", "Reload"),
+        Binding("y", "copy_location", "Copy", show=False),
+        Binding("Y", "copy_command", "Copy the command", show=False),
+        Binding("greater_than_sign", "sort(1)", "Sort", key_display=">", show=False),
+        Binding("less_than_sign", "sort(-1)", "Sort back", show=False),
+        Binding("tab", "next_pane(1)", "Next pane", show=False),
+        Binding("shift+tab", "next_pane(-1)", "Pane before", show=False),
+    ]
+
+    AUTO_FOCUS = ""
+
+    def __init__(self, engine: Engine, start_at: Location | None) -> None:
+        super().__init__()
+        self._engine = engine
+        self._start_at = start_at
+        self._lane = Lane(engine)
+        self._look = Look(self, engine, self._show_facts, self._denied_look)
+        self._folder: Folder | None = None
+        self._job: Job | None = None
+        self._seen: OrderedDict[Location, Folder] = OrderedDict()
+        self._opened: list[Location] = []
+        self._used: list[str] = []
+
+    def compose_room(self) -> ComposeResult:
+        with Horizontal(id="panes"):
+            yield PlacesView(id="places")
+            with Container(id="work"):
+                with Vertical(id="middle"):
+                    yield Listing(id="listing")
+                    yield FilterLine(id="filter")
+                yield Details(id="details")
+
+    def on_mount(self) -> None:
+        """Begin where the person said, or at the places."""
+        self.places.show(places(self._opened))
+        self.listing.placeholder = _WELCOME
+        if self._start_at is not None:
+            self.open(self._start_at)
+        else:
+            self._enter_places()
+
+    def on_unmount(self) -> None:
+        """Let go of servers."""
+        self._lane.give_up()
+        self._look.forget()
+
+    @property
+    def places(self) -> PlacesView:
+        """The pane on the left."""
+        return self.query_one(PlacesView)
+
+    @property
+    def listing(self) -> Listing:
+        """The pane in the middle."""
+        return self.query_one(Listing)
+
+    @property
+    def details(self) -> Details:
+        """The pane on the right, or below."""
+        return self.query_one(Details)
+
+    @property
+    def folder(self) -> Folder | None:
+        """The place that is shown."""
+        return self._folder
+
+    # Opening places
+
+    def open(self, location: Location, credentials: Credentials | None = None) -> None:
+        """Go to a location that was typed, or given at the start: a container, or an image among its neighbours."""
+        if credentials:
+            self._engine.keychain.add(location, credentials)
+            self._give_up()
+        text = str(location)
+        self._used = [text, *(used for used in self._used if used != text)][:20]
+        self._opened = [location, *(place for place in self._opened if place != location)]
+        self.places.show(places(self._opened[::-1]))
+        self._enter(Folder(location), certain=False)
+
+    def _enter(self, folder: Folder, certain: bool = True) -> None:
+        self._leave()
+        self._folder = folder
+        self.listing.focus()
+        self.query_one(FilterLine).reset()
+        self._show_folder()
+        if not folder.done:
+            self._job = start(self, lambda job: self._fill(job, folder, certain), self._failed)
+            self.set_timer(PAUSE, self._drain)
+            self._show_state()
+
+    def _fill(self, job: Job, folder: Folder, certain: bool) -> None:
+        fill(self._lane, folder, job, certain)
+        job.tell(self._complete)
+
+    def _leave(self) -> None:
+        """Remember the place that is shown, and stop listing it if that still goes on."""
+        folder = self._folder
+        if folder is None:
+            return
+        folder.cursor, folder.top = self.listing.cursor, round(self.listing.scroll_offset.y)
+        if self._job is not None:
+            self._job.cancel()
+            self._job = None
+            self._lane.give_up()
+        elif folder.error is None:
+            folder.rows.filter("")
+            row = self.listing.row
+            folder.cursor = (folder.rows.index_of(row) or 0) if row else 0
+            self._seen[folder.location] = folder
+            self._seen.move_to_end(folder.location)
+            if len(self._seen) > _REMEMBERED:
+                self._seen.popitem(last=False)
+
+    def _show_folder(self) -> None:
+        folder = self._folder
+        if folder is None:
+            return
+        self.listing.placeholder = ""
+        self.listing.show(folder.rows, folder.cursor, folder.top)
+        self._show_state()
+
+    def _drain(self) -> None:
+        """Take the rows that arrived into the listing, and come again while there may be more."""
+        folder = self._folder
+        if folder is None:
+            return
+        began = time.perf_counter()
+        batch = folder.take()
+        if batch:
+            self.listing.add(batch)
+            self._go_to_wanted(folder)
+        if folder.waiting or self._job is not None:
+            self._show_state()
+            self.set_timer(next_pause(time.perf_counter() - began), self._drain)
+        elif not folder.done:
+            self._finish(folder)
+
+    def _go_to_wanted(self, folder: Folder) -> None:
+        if folder.wanted is not None and self.listing.go_to(lambda entry: entry.location == folder.wanted):
+            folder.wanted = None
+
+    def _complete(self) -> None:
+        """All rows came; what is still waiting is taken in pieces, too, and then `_finish` is called."""
+        self._job = None
+
+    def _finish(self, folder: Folder) -> None:
+        folder.done = True
+        self._go_to_wanted(folder)
+        self.listing.settle()
+        self.listing.placeholder = "Nothing here. Esc goes back."
+        self.listing.refresh()
+        self.places.mark(folder.location)
+        if folder.aside is not None:
+            self.farboot.say(f"The folder around it cannot be listed: {folder.aside.why}", "warning")
+        self._show_state()
+
+    def _failed(self, error: FarbootError) -> None:
+        self._job = None
+        folder = self._folder
+        if folder is None:
+            return
+        while folder.waiting:  # what came before it failed is worth seeing
+            self.listing.add(folder.take())
+        folder.error = error
+        self.listing.placeholder = error.why
+        self.listing.refresh()
+        self._show_state()
+        if not len(folder.rows):
+            self._show_facts(Facts(error=error))
+        else:
+            self.farboot.say(f"The listing broke off: {error.why}", "error")
+        if isinstance(error, Denied) and error.wants:
+            self.farboot.ask_credentials(error, folder.location, self.action_reload)
+
+    def _show_state(self) -> None:
+        folder = self._folder
+        if folder is None:
+            self.top_bar.show("", "")
+            return
+        count = len(folder.rows)
+        state = counted(count, "entry")
+        if folder.rows.needle:
+            state = f"{len(folder.rows.visible):,} of {count:,}"
+        if self._job is not None:
+            state = f"{state}, arriving ..." if count else "listing ..."
+        elif folder.error is not None:
+            state = f"{state}, broken off" if count else "failed"
+        if folder.rows.order is not Order.NAME:
+            state += f", {folder.rows.order.value}"
+        self.top_bar.show(str(folder.location), state)
+
+    # The description
+
+    def _show_facts(self, facts: Facts) -> None:
+        self.details.show(facts)
+        self.refresh_bindings()
+
+    def _denied_look(self, error: Denied) -> None:
+        entry = self.listing.entry
+        if entry is not None:
+            self.farboot.ask_credentials(error, entry.location, self._look_anew)
+
+    def _look_anew(self) -> None:
+        self._look.forget()
+        self._look.rest(self.listing.entry)
+
+    @on(RowsView.Moved)
+    def moved(self, event: RowsView.Moved) -> None:
+        """The cursor of a pane moved."""
+        if event.view is self.places:
+            if self.focused is self.places:
+                self._describe_place()
+        elif self._folder is not None and not (self._folder.error and not self.listing.row):
+            self._look.rest(self.listing.entry)
+        self.refresh_bindings()
+
+    def _describe_place(self) -> None:
+        place = self.places.place
+        if place is None:
+            return
+        if place.missing:
+            text = f"{place.title} cannot be used yet.\n\nInstall its client: {place.missing}"
+        elif place.location is not None:
+            text = f"{place.title}\n\nEnter lists {place.location}"
+        else:
+            text = f"{place.title}\n\nEnter asks for its address: {place.typed}..."
+        self._look.rest(None)
+        self._show_facts(Facts(text=text))
+
+    # What the person does
+
+    @on(RowsView.Chosen)
+    def chosen(self, event: RowsView.Chosen) -> None:
+        """Enter, on a place or on an entry."""
+        event.stop()
+        if event.view is self.places:
+            place = self.places.place
+            if place is None or place.missing:
+                return
+            if place.location is None:
+                self.action_open(place.typed)
+            else:
+                self._enter(Folder(place.location))
+            return
+        entry = self.listing.entry
+        if entry is None:
+            return
+        if entry.kind is Kind.CONTAINER:
+            self._enter(Folder(entry.location))
+            return
+        if entry.kind is Kind.OTHER and self.details.facts.image is None:
+            self._look.now()
+        self.details.focus()
+
+    def action_back(self) -> None:
+        """One level back: from the description, the filter, the folder, the storage."""
+        filter_line = self.query_one(FilterLine)
+        if self.focused is self.details:
+            self.listing.focus()
+        elif self.focused is self.places:
+            if self._folder is not None:
+                self.listing.focus()
+        elif filter_line.active:
+            filter_line.reset()
+        elif self._folder is None or (outer := self._folder.location.parent) is None:
+            self._enter_places()
+        else:
+            self._enter_outer(outer)
+
+    def _enter_outer(self, outer: Location) -> None:
+        inner = self._folder.location if self._folder else None
+        folder = self._seen.pop(outer, None) or Folder(outer, wanted=inner)
+        self._enter(folder)
+
+    def _enter_places(self) -> None:
+        if self._folder is not None:
+            self.places.mark(self._folder.location)
+        self.set_class(True, "-places")
+        self.places.focus()
+        self._describe_place()
+
+    def on_descendant_focus(self, event: events.DescendantFocus) -> None:
+        """The panes that have a narrow screen only while they are used come and go."""
+        self.set_class(self.focused is self.places, "-places")
+        self.set_class(self.focused is self.details, "-reading")
+        self._fit_details()
+        if self.focused is self.listing:
+            self._look.rest(self.listing.entry)
+            self.show_error_again()
+        self.refresh_bindings()
+
+    def on_resize(self, event: events.Resize) -> None:
+        super().on_resize(event)
+        self._fit_details()
+
+    def _fit_details(self) -> None:
+        """Below a narrow listing there is room for little more than what its row does not say."""
+        compact = self.size.width < 100 and not self.has_class("-reading")
+        if compact != self.details.compact:
+            self.details.compact = compact
+            self.details.redraw()
+
+    def show_error_again(self) -> None:
+        """A place that could not be listed says so as long as one is there."""
+        folder = self._folder
+        if folder is not None and folder.error is not None and not len(folder.rows):
+            self._show_facts(Facts(error=folder.error))
+
+    def action_next_pane(self, step: int) -> None:
+        """Go from pane to pane."""
+        panes = [self.places, self.listing, self.details]
+        index = panes.index(self.focused) if self.focused in panes else 0
+        target = panes[(index + step) % len(panes)]
+        if target is self.places:
+            self._enter_places()
+        target.focus()
+
+    def action_filter(self) -> None:
+        """Type what names shall contain."""
+        self.query_one(FilterLine).begin()
+
+    @on(FilterLine.Changed)
+    def filter_changed(self, event: FilterLine.Changed) -> None:
+        """Filter as one types."""
+        self.listing.filter(event.value)
+        self._show_state()
+
+    @on(FilterLine.Left)
+    def filter_left(self, event: FilterLine.Left) -> None:
+        """Back to the listing, which stays filtered unless the line was cleared."""
+        self.listing.focus()
+        if event.steps:
+            self.listing.action_move(event.steps)
+
+    def action_sort(self, step: int) -> None:
+        """Sort another way."""
+        rows = self.listing.rows
+        self.listing.sort(_ORDERS[(_ORDERS.index(rows.order) + step) % len(_ORDERS)])
+        self._show_state()
+
+    def action_reload(self) -> None:
+        """Read again: the description that has the focus, or what failed, or the whole listing."""
+        folder = self._folder
+        if self.focused is self.details or (self.details.facts.error and self.details.facts.entry):
+            self._look.again()
+            return
+        if folder is None:
+            return
+        entry = self.listing.entry
+        self._give_up()
+        self._enter(Folder(folder.location, wanted=entry.location if entry else folder.wanted), certain=False)
+
+    def _give_up(self) -> None:
+        if self._job is not None:
+            self._job.cancel()
+            self._job = None
+        self._lane.give_up()
+        self._look.forget()
+        self._seen.clear()
+
+    def action_open(self, typed: str = "") -> None:
+        """Open any location."""
+        from app.screens.open_location import Opened, OpenLocation
+
+        def opened(answer: Opened | None) -> None:
+            if answer is not None:
+                self.open(*answer)
+
+        self.app.push_screen(OpenLocation(typed, self._used, examples()), opened)
+
+    @property
+    def image_entry(self) -> Entry | None:
+        """The entry that can be booted, if one is under the cursor."""
+        entry = self.listing.entry
+        return entry if entry is not None and entry.kind is not Kind.CONTAINER else None
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Which keys do something now."""
+        if action in {"boot", "command", "copy_command"}:
+            return self.image_entry is not None and self.focused is not self.places
+        if action in {"filter", "reload", "sort"}:
+            return self._folder is not None and not isinstance(self.focused, Input)
+        return True
+
+    def action_boot(self) -> None:
+        """Boot what is under the cursor, and go to the guest."""
+        from app.screens.starting import Starting
+
+        def started(guest: "SessionInfo | None") -> None:
+            if guest is not None:
+                self.farboot.show_guest(guest, new=True)
+
+        if self.image_entry is not None:
+            self.app.push_screen(Starting(self._engine, self.image_entry.location), started)
+
+    def action_command(self) -> None:
+        """Show the whole command."""
+        from app.screens.command import CommandRoom
+
+        if self.image_entry is not None:
+            self.app.push_screen(CommandRoom(self._engine, self.image_entry.location))
+
+    def action_copy_location(self) -> None:
+        """Copy the location under the cursor, or of the place."""
+        entry = self.listing.entry
+        location = entry.location if entry else self._folder.location if self._folder else None
+        if location is not None:
+            self.farboot.copy("The location", str(location))
+
+    def action_copy_command(self) -> None:
+        """Copy the whole command."""
+        from app.screens.command import fetch_script
+
+        if self.image_entry is not None:
+            location = self.image_entry.location
+            fetch_script(self, self._engine, location, lambda text: self.farboot.copy("The command", text))

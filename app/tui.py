@@ -1,0 +1,195 @@
+"""The Textual application: its rooms, its colours, and what all rooms share."""
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar
+
+from rich.text import Text
+from textual.app import App
+from textual.binding import Binding, BindingType
+from textual.filter import LineFilter
+from textual.screen import Screen
+
+from app.background import Job, ask
+from app.looks import THEMES, PlainGlyphs, theme_for
+from app.screens.browse import Browse
+from app.screens.contract import Engine, Guests
+from app.screens.room import Room
+from probes.errors import Denied, FarbootError
+from probes.location import Location
+from widgets.cells import counted
+
+if TYPE_CHECKING:
+    from textual.notifications import SeverityLevel
+
+    from app.qemu.session import SessionInfo
+    from probes.credentials import Credentials
+
+_LOOK_AT_GUESTS = 1.0
+
+
+class FarbootApp(App[None], inherit_bindings=False):
+    """Farboot's screen. `guests` is for tests; without it they are this host's own."""
+
+    TITLE = "Farboot"
+    CSS_PATH = "farboot.tcss"
+    ENABLE_COMMAND_PALETTE = False
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+c", "how_to_leave", show=False, system=True),
+    ]
+
+    def __init__(self, engine: Engine, start: Location | None = None, guests: Guests | None = None) -> None:
+        self.linux_console = os.environ.get("TERM") == "linux"
+        super().__init__()
+        self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]
+        self.VERTICAL_BREAKPOINTS = [(0, "-low"), (18, "-short"), (32, "-tall")]
+        self.engine = engine
+        self.guests: tuple[SessionInfo, ...] = ()
+        self._start_at = start
+        self._guests = guests
+        self._guests_job: Job | None = None
+        for theme in THEMES:
+            self.register_theme(theme)
+        self.theme = theme_for(self.console.color_system)
+
+    def get_default_screen(self) -> Screen[None]:
+        """The room one comes in by."""
+        return Browse(self.engine, self._start_at)
+
+    def get_line_filters(self) -> list[LineFilter]:
+        """On a bare console, only glyphs that its font has."""
+        filters = list(super().get_line_filters())
+        return [*filters, PlainGlyphs()] if self.linux_console else filters
+
+    def on_mount(self) -> None:
+        """Begin to look after the guests."""
+        self.set_interval(_LOOK_AT_GUESTS, self._look_at_guests)
+        self.set_timer(0.2, self._look_at_guests)
+        self.set_timer(0.3, self._warm_up)
+
+    def _warm_up(self) -> None:
+        """Find out in good time what this host can do: the first time takes seconds."""
+        ask(self, lambda: self.engine.host, lambda _host: None, lambda _error: None)
+
+    # Guests
+
+    @property
+    def guests_api(self) -> Guests:
+        """The guests of this host; imported when they are first needed."""
+        if self._guests is None:
+            from app.qemu import session
+
+            self._guests = session
+        return self._guests
+
+    def _look_at_guests(self) -> None:
+        if self._guests_job is None:
+            self._guests_job = ask(
+                self, lambda: tuple(self.guests_api.sessions()), self._guests_seen, self._guests_unseen
+            )
+
+    def _guests_seen(self, guests: "tuple[SessionInfo, ...]") -> None:
+        self._guests_job = None
+        self.guests = guests
+        for screen in self.screen_stack:
+            if isinstance(screen, Room):
+                screen.guests_changed(guests)
+
+    def _guests_unseen(self, error: FarbootError) -> None:
+        self._guests_job = None
+
+    def show_guest(self, guest: "SessionInfo", new: bool = False) -> None:
+        """Go to a guest's room."""
+        from app.screens.guest import GuestRoom
+
+        self.push_screen(GuestRoom(self.guests_api, guest, new))
+        self._look_at_guests()
+
+    def stop_guest(self, guest: "SessionInfo") -> None:
+        """Ask how a guest shall be stopped, and do it. One that ended is taken off the list."""
+        from app.screens.dialogs import Ask, Choice
+        from probes.text import clean
+
+        def stop(force: bool) -> None:
+            ask(self, lambda: self.guests_api.stop(guest.id, force), lambda _: self._look_at_guests(), self.fail)
+
+        def answered(answer: str | None) -> None:
+            if answer is not None:
+                stop(answer == "f")
+
+        if guest.is_over:
+            stop(force=False)
+            return
+
+        text = "Its disk is a throwaway overlay: whatever happens to it, the image stays as it is."
+        choices = (Choice("s", "shut it down"), Choice("f", "end it at once"))
+        self.push_screen(Ask(f"Stop {clean(guest.name)}?", text, choices), answered)
+
+    # What rooms share
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """No key is a command while a guest gets them all."""
+        screen = self.screen_stack[-1] if self.screen_stack else None
+        return not (isinstance(screen, Room) and screen.takes_all_keys)
+
+    def say(self, text: str, severity: "SeverityLevel" = "information") -> None:
+        """Tell something in passing."""
+        self.notify(text, severity=severity, markup=False)
+
+    def fail(self, error: FarbootError) -> None:
+        """Tell what went wrong."""
+        self.say(str(error), "error")
+
+    def copy(self, what: str, text: str) -> None:
+        """Send a text to the terminal's clipboard; where there is none, show it."""
+        from app.screens.dialogs import Show
+
+        if self.linux_console:
+            self.push_screen(Show(what, text))
+            return
+        self.copy_to_clipboard(text)
+        self.say(f"{what} was sent to the terminal's clipboard")
+
+    def ask_credentials(self, error: Denied, location: Location, then: Callable[[], None]) -> None:
+        """Ask for what a server wants, remember it, and go on."""
+        from app.screens.dialogs import AskCredentials
+
+        def answered(credentials: "Credentials | None") -> None:
+            if credentials:
+                self.engine.keychain.add(location, credentials)
+                then()
+
+        self.push_screen(AskCredentials(error), answered)
+
+    def action_guests(self) -> None:
+        """Go to the guests."""
+        from app.screens.guests import GuestsRoom
+
+        if not isinstance(self.screen, GuestsRoom):
+            self.push_screen(GuestsRoom())
+
+    def action_help(self) -> None:
+        """Show all keys."""
+        from app.screens.dialogs import Show
+        from app.screens.help import help_text
+
+        self.push_screen(Show("Keys", help_text()))
+
+    def action_how_to_leave(self) -> None:
+        """Ctrl-C is for other things in a terminal."""
+        self.say("q quits")
+
+    def action_leave(self) -> None:
+        """Quit; guests go on."""
+        running = [guest for guest in self.guests if not guest.is_over]
+        if running:
+            verb = "goes" if len(running) == 1 else "go"
+            text = f"{counted(len(running), 'guest')} {verb} on. farboot ps lists, farboot stop ID ends."
+            self.exit(message=Text(text))
+        else:
+            self.exit()
+
+
+def run(engine: Engine, start: Location | None) -> None:
+    """Run the application until the person quits."""
+    FarbootApp(engine, start).run()

@@ -1,0 +1,216 @@
+"""What Farboot does not open is refused by its name: made by the real tools, or laid by hand where there are none."""
+
+import io
+import struct
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from probes.formats import magics
+from probes.identify import identify
+from probes.image import Image, Verdict
+from tests.formats.images import MiB, codes, judge, qemu_img_create, qemu_img_info, run, sparse
+from tests.formats.readers import MemoryReader
+
+QEMU_FORMATS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "qcow": ("qcow", ()),
+    "qed": ("qed", ()),
+    "vdi": ("vdi", ()),
+    "vdi, static": ("vdi", ("-o", "static=on")),
+    "vhdx": ("vhdx", ()),
+    "vhdx, fixed": ("vhdx", ("-o", "subformat=fixed")),
+    "parallels": ("parallels", ()),
+    "vpc": ("vpc", ()),
+    "vpc, fixed": ("vpc", ("-o", "subformat=fixed")),
+    "vmdk": ("vmdk", ()),
+    "vmdk, streamed": ("vmdk", ("-o", "subformat=streamOptimized")),
+    "vmdk, flat": ("vmdk", ("-o", "subformat=monolithicFlat")),
+    "vmdk, split": ("vmdk", ("-o", "subformat=twoGbMaxExtentSparse")),
+    "vmdk, split and flat": ("vmdk", ("-o", "subformat=twoGbMaxExtentFlat")),
+}
+PACKERS = {
+    "gzip": ("gzip", "-k"),
+    "bzip2": ("bzip2", "-k"),
+    "xz": ("xz", "-k"),
+    "zstd": ("zstd", "-q", "-k"),
+    "lz4": ("lz4", "-q", "-k", "-m"),
+}
+
+
+def refused(image: Image, name: str, code: str = "format-unsupported") -> None:
+    assert image.format == name
+    assert codes(image) == {code}
+    assert image.verdict is Verdict.REFUSE
+    assert all(hazard.text.isprintable() for hazard in image.hazards)
+
+
+@pytest.mark.parametrize("variant", QEMU_FORMATS)
+def test_every_format_that_qemu_img_makes_is_refused_by_qemus_name_of_it(tmp_path: Path, variant: str) -> None:
+    name, options = QEMU_FORMATS[variant]
+    path = qemu_img_create(tmp_path / "image", "64M", name, *options)
+    refused(judge(path), name)
+    if variant != "vpc, fixed":  # which QEMU itself takes for raw
+        assert qemu_img_info(path)["format"] == name
+
+
+def test_all_that_qemu_img_can_make_was_tried() -> None:
+    supported = run("qemu-img", "--help").split("Supported formats:")[1].split("\n")[0].split()
+    disks = {"qcow2", "raw", "luks"} | {name for name, _ in QEMU_FORMATS.values()}
+    readable_only = {"bochs", "cloop", "dmg"}
+    not_formats = {
+        "blkdebug", "blklogwrites", "blkverify", "compress", "copy-before-write", "copy-on-read", "file", "ftp", "ftps",
+        "gluster", "host_cdrom", "host_device", "http", "https", "iscsi", "iser", "nbd", "nfs", "null-aio",
+        "null-co", "nvme", "preallocate", "quorum", "rbd", "replication", "snapshot-access", "ssh", "throttle", "vvfat",
+        "io_uring", "nvme-io_uring", "virtio-blk-vfio-pci", "virtio-blk-vhost-user", "virtio-blk-vhost-vdpa",
+    }  # fmt: skip
+    assert set(supported) - not_formats - disks == readable_only
+    named = {magic.name for magic in magics.MAGICS} | {"dmg"}
+    assert readable_only <= named
+
+
+def test_a_luks_volume_is_refused_by_qemus_name_of_it(tmp_path: Path) -> None:
+    # qemu-img's own now and then fails to measure its speed on a busy machine.
+    path = sparse(tmp_path / "image", 8 * MiB)
+    (tmp_path / "key").write_text("abc")
+    run("cryptsetup", "-q", "luksFormat", "--type", "luks1", "--pbkdf-force-iterations", "1000", path, tmp_path / "key")
+    refused(judge(path), "luks")
+    assert qemu_img_info(path)["format"] == "luks"
+
+
+@pytest.mark.parametrize("name", PACKERS)
+def test_what_is_compressed_is_told_with_what_to_do(tmp_path: Path, name: str) -> None:
+    path = qemu_img_create(tmp_path / "image", "1M")
+    run(*PACKERS[name], path)
+    packed = next(other for other in tmp_path.iterdir() if other != path)
+    refused(judge(packed), name, "compressed")
+
+
+def test_archives_are_told(tmp_path: Path) -> None:
+    import zipfile
+
+    image = qemu_img_create(tmp_path / "image", "1M")
+    with zipfile.ZipFile(tmp_path / "zip", "w") as packed:
+        packed.write(image, "image.qcow2")
+    refused(judge(tmp_path / "zip"), "zip", "compressed")
+    for kind in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        with tarfile.open(tmp_path / "tar", "w", format=kind) as tar:
+            tar.add(image, "disk/ünïcode image.qcow2")
+        refused(judge(tmp_path / "tar"), "tar", "compressed")
+
+
+BY_HAND: dict[str, tuple[str, bytes]] = {
+    "vmdk, ESX": ("vmdk", b"COWD" + bytes(600)),
+    "vmdk, SE sparse": ("vmdk", struct.pack("<Q", 0xCAFEBABE) + bytes(600)),
+    "vmdk, descriptor": ("vmdk", b"# Disk DescriptorFile\nversion=1\nCID=fffffffe\n"),
+    "vmdk, descriptor after blanks": ("vmdk", b" \r\n\n# Disk DescriptorFile\r\nversion=1\r\n"),
+    "vmdk, descriptor by its version": ("vmdk", b"#anything\n# more\n\nversion=3\nCID=1\n"),
+    "bochs": ("bochs", b"Bochs Virtual HD Image".ljust(32, b"\0") + b"Redolog" + bytes(600)),
+    "cloop": ("cloop", b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0 && mount -r -t iso9660 /dev/cloop $1\n"),
+    "luks 2": ("luks", b"LUKS\xba\xbe\0\2" + bytes(5000)),
+    "parallels, extended": ("parallels", b"WithouFreSpacExt" + bytes(600)),
+    "vma": ("vma", b"VMA\0\0\0\0\1" + bytes(600)),
+    "partclone": ("partclone", b"partclone-image\0" + bytes(600)),
+}
+
+
+@pytest.mark.parametrize("case", BY_HAND)
+def test_formats_that_no_tool_here_makes_are_refused_by_name(case: str) -> None:
+    name, data = BY_HAND[case]
+    refused(identify(MemoryReader(data)), name)
+
+
+def test_a_dmg_is_known_by_its_trailer() -> None:
+    trailer = struct.pack(">4sII", b"koly", 4, 512).ljust(512, b"\0")
+    refused(identify(MemoryReader(bytes(200_000) + trailer)), "dmg")
+
+
+def test_a_fixed_vhd_of_virtual_pcs_first_kind_is_known_by_its_short_footer() -> None:
+    refused(identify(MemoryReader(bytes(200_000) + b"conectix".ljust(511, b"\0"))), "vpc")
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("html", b"<!DOCTYPE html>\n<html><head>"),
+        ("html", b"\xef\xbb\xbf\r\n  <HTML>\n<title>502 Bad Gateway</title>" + b"x" * 9000),
+        ("html", b"<?xml version='1.0'?><Error><Code>NoSuchKey</Code></Error>"),
+        ("text", b"404 page not found\n"),
+        ("text", b"d41d8cd98f00b204e9800998ecf8427e  image.iso\n" * 1000),
+        ("text", "Über uns – ünïcode".encode() * 1000),
+        ("text", b'{"error": "no such image"}'),
+        ("elf", Path("/bin/true").read_bytes()),
+        ("pe", Path("/boot/ipxe.efi").read_bytes()),
+    ],
+)
+def test_what_is_no_image_at_all_is_told(name: str, data: bytes) -> None:
+    refused(identify(MemoryReader(data)), name, "not-an-image")
+
+
+class TestFalseFriends:
+    """What begins like something else, and is a disk all the same."""
+
+    def boot_sector(self, start: bytes) -> bytes:
+        return start.ljust(510, b"\x90") + b"\x55\xaa" + bytes(MiB - 512)
+
+    @pytest.mark.parametrize("start", [b"MZ", b"\x1f\x8b", b"BZh", b"\x1f\x8b\x08\xff", b"PK", b"\x7fELF\xeb", b"QFI"])
+    def test_boot_code_that_begins_like_a_magic_is_raw(self, start: bytes) -> None:
+        image = identify(MemoryReader(self.boot_sector(start)))
+        assert image.format == "raw"
+        assert image.verdict is Verdict.OK
+
+    def test_a_boot_sector_that_holds_a_tars_mark_by_chance_is_raw(self) -> None:
+        sector = bytearray(self.boot_sector(b"\xeb\x63\x90"))
+        sector[257:262] = b"ustar"
+        assert identify(MemoryReader(bytes(sector))).format == "raw"
+
+    def test_the_word_conectix_elsewhere_in_the_last_sector_is_no_footer(self) -> None:
+        data = bytearray(self.boot_sector(b"\xeb\x63\x90"))
+        data[-400:-392] = b"conectix"
+        data[-20:-16] = b"koly"
+        assert identify(MemoryReader(bytes(data))).format == "raw"
+
+    def test_an_archive_within_a_disk_is_no_matter(self) -> None:
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as tar:
+            tar.add("/etc/hostname")
+        data = bytearray(self.boot_sector(b"\xeb\x63\x90"))
+        data[4096 : 4096 + len(packed.getvalue())] = packed.getvalue()
+        assert identify(MemoryReader(bytes(data))).format == "raw"
+
+
+class TestTwoFormats:
+    MEMTEST = Path("/usr/lib/memtest86+/memtest86+x64.iso")
+
+    def ambiguous(self, image: Image) -> None:
+        assert "two-formats" in codes(image)
+        assert image.verdict is Verdict.REFUSE
+
+    @pytest.mark.parametrize("cluster", ["512", "4k", "64k", "2M"])
+    def test_a_disc_that_is_a_qcow2_as_well_is_refused(self, tmp_path: Path, cluster: str) -> None:
+        disc = bytearray(self.MEMTEST.read_bytes())
+        image = qemu_img_create(tmp_path / "image", "64M", "qcow2", "-o", f"cluster_size={cluster}")
+        disc[:512] = image.read_bytes()[:512]
+        judged = identify(MemoryReader(bytes(disc)))
+        self.ambiguous(judged)
+        assert "qcow2 and ISO 9660" in judged.hazards[0].text
+
+    @pytest.mark.parametrize("name", ["vmdk", "vdi", "vpc", "vhdx", "qed", "qcow", "parallels"])
+    def test_a_disc_that_is_any_other_disk_format_as_well_is_refused(self, tmp_path: Path, name: str) -> None:
+        disc = bytearray(self.MEMTEST.read_bytes())
+        disc[:512] = qemu_img_create(tmp_path / "image", "64M", name).read_bytes()[:512]
+        self.ambiguous(identify(MemoryReader(bytes(disc))))
+
+    def test_a_qcow2_that_is_a_vdi_as_well_is_refused(self, tmp_path: Path) -> None:
+        image = bytearray(qemu_img_create(tmp_path / "image", "64M", "qcow2", "-o", "compat=0.10").read_bytes())
+        image[64:68] = b"\x7f\x10\xda\xbe"
+        self.ambiguous(identify(MemoryReader(bytes(image))))
+
+    def test_a_disc_that_begins_with_a_program_is_a_disc(self) -> None:
+        disc = bytearray(self.MEMTEST.read_bytes())
+        disc[:512] = Path("/bin/true").read_bytes()[:512]
+        assert identify(MemoryReader(bytes(disc))).verdict is Verdict.OK
+
+
+def test_an_image_of_zeros_is_raw(tmp_path: Path) -> None:
+    assert judge(sparse(tmp_path / "zeros", MiB)).format == "raw"

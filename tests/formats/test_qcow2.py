@@ -1,0 +1,334 @@
+"""qcow2: made by qemu-img, changed by hand, judged by us."""
+
+import struct
+from pathlib import Path
+
+import pytest
+
+from probes.identify import identify
+from probes.image import Firmware, Image, MediaKind, Verdict
+from probes.recording import RecordingReader
+from tests.formats import images
+from tests.formats.images import MiB, codes, copy_into, judge, patch, qemu_img_create, qemu_img_info, run, set_field
+from tests.formats.readers import FileReader, MemoryReader
+
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "plain": (),
+    "version 2": ("-o", "compat=0.10"),
+    "512-byte clusters": ("-o", "cluster_size=512"),
+    "4 KiB clusters": ("-o", "cluster_size=4k"),
+    "2 MiB clusters": ("-o", "cluster_size=2M"),
+    "metadata": ("-o", "preallocation=metadata"),
+    "falloc": ("-o", "preallocation=falloc"),
+    "full": ("-o", "preallocation=full"),
+    "lazy": ("-o", "lazy_refcounts=on"),
+    "1-bit refcounts": ("-o", "refcount_bits=1"),
+    "64-bit refcounts": ("-o", "refcount_bits=64"),
+    "zstd": ("-o", "compression_type=zstd"),
+    "extended l2": ("-o", "extended_l2=on,cluster_size=128k"),
+}
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    return qemu_img_create(tmp_path / "plain.qcow2")
+
+
+def only_hazard(image: Image) -> str:
+    assert len(image.hazards) == 1, image.hazards
+    return image.hazards[0].text
+
+
+class TestAgreesWithQemu:
+    @pytest.mark.parametrize("variant", VARIANTS)
+    @pytest.mark.parametrize("size", ["1M", "64M", "1000001"])
+    def test_on_what_qemu_img_makes(self, tmp_path: Path, variant: str, size: str) -> None:
+        path = qemu_img_create(tmp_path / "image", size, "qcow2", *VARIANTS[variant])
+        ours, theirs = judge(path), qemu_img_info(path)
+        assert (ours.format, ours.virtual_size) == (theirs["format"], theirs["virtual-size"])
+        assert ours.file_size == path.stat().st_size
+        assert ours.verdict is Verdict.OK
+        assert not ours.hazards
+
+    @pytest.mark.parametrize("size", ["8T", "1P"])
+    def test_on_vast_disks(self, tmp_path: Path, size: str) -> None:
+        path = qemu_img_create(tmp_path / "image", size, "qcow2", "-o", "cluster_size=2M")
+        assert judge(path).virtual_size == qemu_img_info(path)["virtual-size"]
+        assert judge(path).verdict is Verdict.OK
+
+    def test_that_an_image_of_nothing_is_empty(self, tmp_path: Path) -> None:
+        image = judge(qemu_img_create(tmp_path / "image", 0))
+        assert image.format == "qcow2"
+        assert codes(image) == {"empty"}
+        assert image.verdict is Verdict.REFUSE
+
+
+class TestTells:
+    def test_its_features(self, tmp_path: Path) -> None:
+        path = qemu_img_create(
+            tmp_path / "image", 1 * MiB, "qcow2", "-o", "cluster_size=32k,extended_l2=on,compression_type=zstd"
+        )
+        assert judge(path).features == ("version 3", "clusters of 32 KiB", "zstd compression", "extended L2")
+
+    def test_bitmaps(self, plain: Path) -> None:
+        run("qemu-img", "bitmap", "--add", plain, "b0")
+        assert "bitmaps" in judge(plain).features
+
+    def test_that_it_is_dirty(self, plain: Path) -> None:
+        image = judge(set_field(plain, images.INCOMPATIBLE, 1))
+        assert codes(image) == {"dirty"}
+        assert image.verdict is Verdict.OK
+
+    def test_that_it_is_corrupt(self, plain: Path) -> None:
+        image = judge(set_field(plain, images.INCOMPATIBLE, 2))
+        assert codes(image) == {"corrupt"}
+        assert image.verdict is Verdict.OK
+
+    def test_its_snapshots(self, plain: Path) -> None:
+        run("qemu-img", "snapshot", "-c", "before", plain)
+        run("qemu-img", "snapshot", "-c", "after", plain)
+        image = judge(plain)
+        assert "2 snapshots" in only_hazard(image)
+        assert image.verdict is Verdict.OK
+
+
+class TestRefuses:
+    def test_an_external_data_file_and_names_it(self, tmp_path: Path) -> None:
+        path = qemu_img_create(tmp_path / "image", "1M", "qcow2", "-o", f"data_file={tmp_path}/away.raw")
+        image = judge(path)
+        assert codes(image) == {"qcow2-data-file"}
+        assert image.verdict is Verdict.REFUSE
+        assert "away.raw" in only_hazard(image)
+
+    def test_the_bit_of_a_data_file_without_its_name(self, plain: Path) -> None:
+        assert codes(judge(set_field(plain, images.INCOMPATIBLE, 4))) == {"qcow2-data-file"}
+
+    def test_the_name_of_a_data_file_without_its_bit(self, tmp_path: Path) -> None:
+        path = qemu_img_create(tmp_path / "image", "1M", "qcow2", "-o", f"data_file={tmp_path}/away.raw")
+        assert codes(judge(set_field(path, images.INCOMPATIBLE, 0))) == {"qcow2-data-file"}
+
+    @pytest.mark.parametrize(
+        "name",
+        ["/etc/hostname", "json:{}", "nbd://192.0.2.1/x", "fat:/etc", "base.qcow2", "\x1b[31mred\x07", "\u202eevil"],
+    )
+    def test_any_backing_file(self, tmp_path: Path, name: str) -> None:
+        path = qemu_img_create(tmp_path / "image", "1M", "qcow2", "-u", "-b", name, "-F", "raw")
+        image = judge(path)
+        assert image.backing is not None
+        assert (image.backing.name, image.backing.format) == (name, "raw")
+        assert codes(image) == {"backing-file"}
+        assert image.verdict is Verdict.REFUSE
+        assert only_hazard(image).isprintable()
+
+    def test_a_backing_file_of_an_unknown_format_too(self, plain: Path) -> None:
+        patch(plain, 0x300, b"/etc/passwd")
+        set_field(plain, images.BACKING_OFFSET, 0x300)
+        set_field(plain, images.BACKING_LENGTH, 11)
+        backing = judge(plain).backing
+        assert backing is not None
+        assert (backing.name, backing.format) == ("/etc/passwd", None)
+
+    def test_a_backing_files_name_that_is_no_text(self, plain: Path) -> None:
+        patch(plain, 0x300, b"\xff\xfe\x80/x\0after")
+        set_field(plain, images.BACKING_OFFSET, 0x300)
+        set_field(plain, images.BACKING_LENGTH, 11)
+        image = judge(plain)
+        assert image.backing is not None
+        assert image.backing.name.encode("utf-8", "surrogateescape") == b"\xff\xfe\x80/x"
+        assert "\\xff\\xfe\\x80/x" in only_hazard(image)
+
+    def test_a_backing_files_name_far_out_in_a_large_cluster(self, tmp_path: Path) -> None:
+        path = qemu_img_create(tmp_path / "image", "1M", "qcow2", "-o", "cluster_size=2M")
+        patch(path, 0x100000, b"/etc/shadow")
+        set_field(path, images.BACKING_OFFSET, 0x100000)
+        set_field(path, images.BACKING_LENGTH, 11)
+        image = judge(path)
+        assert image.backing is not None
+        assert image.backing.name == "/etc/shadow"
+        assert "backing-file" in codes(image)
+
+    def test_luks_for_now(self, plain: Path) -> None:
+        image = judge(set_field(plain, images.ENCRYPTION, 2))
+        assert codes(image) == {"encrypted"}
+        assert "encrypted" in image.features
+        assert image.verdict is Verdict.REFUSE
+
+    def test_the_old_encryption(self, plain: Path) -> None:
+        assert codes(judge(set_field(plain, images.ENCRYPTION, 1))) == {"qcow2-aes"}
+
+    def test_unknown_features_by_number_or_by_the_name_that_the_image_gives_them(self, plain: Path) -> None:
+        image = judge(set_field(plain, images.INCOMPATIBLE, 1 << 40 | 1 << 63))
+        assert codes(image) == {"qcow2-unknown-feature"}
+        assert "bit 40, bit 63" in only_hazard(image)
+        table = plain.read_bytes().index(b"dirty bit") - 2
+        patch(plain, table, bytes([0, 40]) + b"time \x1b[1mtravel".ljust(46, b"\0"))
+        assert only_hazard(judge(plain)).isprintable()
+        assert "travel" in only_hazard(judge(plain))
+
+    @pytest.mark.parametrize("version", [0, 4, 0xFFFFFFFF])
+    def test_unknown_versions(self, plain: Path, version: int) -> None:
+        image = judge(patch(plain, 4, struct.pack(">I", version)))
+        assert (image.format, codes(image)) == ("qcow2", {"qcow2-version"})
+
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            (images.CLUSTER_BITS, 0),
+            (images.CLUSTER_BITS, 8),
+            (images.CLUSTER_BITS, 22),
+            (images.CLUSTER_BITS, 0xFFFFFFFF),
+            (images.VIRTUAL_SIZE, (1 << 61) + 512),
+            (images.VIRTUAL_SIZE, (1 << 64) - 1),
+            (images.VIRTUAL_SIZE, 1 << 50),  # its L1 table is far too small for that
+            (images.ENCRYPTION, 3),
+            (images.HEADER_LENGTH, 0),
+            (images.HEADER_LENGTH, 72),
+            (images.HEADER_LENGTH, 107),
+            (images.HEADER_LENGTH, 0xFFFFFFF8),
+            (images.REFCOUNT_ORDER, 7),
+            (images.REFCOUNT_CLUSTERS, 0),
+            (images.COMPRESSION, 1),
+            (images.INCOMPATIBLE, 8),
+            (images.L1_OFFSET, 0x30001),
+            (images.REFCOUNT_OFFSET, 0x10200),
+            (images.BACKING_OFFSET, 0x10001),
+            (images.BACKING_OFFSET, 1 << 63),
+        ],
+    )
+    def test_headers_that_make_no_sense(self, plain: Path, field: tuple[int, str], value: int) -> None:
+        image = judge(set_field(plain, field, value))
+        assert "qcow2-invalid" in codes(image)
+        assert image.verdict is Verdict.REFUSE
+
+    def test_a_backing_files_name_that_is_too_long(self, plain: Path) -> None:
+        set_field(plain, images.BACKING_OFFSET, 0x300)
+        assert "qcow2-invalid" in codes(judge(set_field(plain, images.BACKING_LENGTH, 1024)))
+        assert "qcow2-invalid" in codes(judge(set_field(plain, images.BACKING_LENGTH, 0xFFFFFFFF)))
+
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [(images.L1_ENTRIES, 0x10000000), (images.REFCOUNT_CLUSTERS, 0x1000), (images.SNAPSHOTS, 65537)],
+    )
+    def test_tables_that_would_eat_memory(self, plain: Path, field: tuple[int, str], value: int) -> None:
+        image = judge(set_field(plain, field, value))
+        assert "qcow2-tables" in codes(image)
+        assert image.verdict is Verdict.REFUSE
+
+    @pytest.mark.parametrize("field", [images.L1_OFFSET, images.REFCOUNT_OFFSET])
+    def test_tables_beyond_its_end(self, plain: Path, field: tuple[int, str]) -> None:
+        assert "qcow2-truncated" in codes(judge(set_field(plain, field, 1 << 50)))
+        assert "qcow2-truncated" in codes(judge(set_field(plain, field, 0xFFFFFFFFFFFF0000)))
+
+    def test_a_file_that_was_cut_short(self, plain: Path) -> None:
+        for size in (4, 72, 104, 512, 65536, 100_000, 196_608):
+            image = identify(MemoryReader(plain.read_bytes()[:size]))
+            assert image.format == "qcow2"
+            assert image.verdict is Verdict.REFUSE, size
+
+    def test_extensions_without_end(self, plain: Path) -> None:
+        header_end = 112
+        patch(plain, header_end, struct.pack(">II", 0x12345678, 0xFFFFFFF0))
+        assert "qcow2-invalid" in codes(judge(plain))
+        patch(plain, header_end, struct.pack(">II", 0x12345678, 0) * 5000)
+        assert "qcow2-invalid" in codes(judge(plain))
+
+    def test_a_data_file_behind_many_extensions(self, plain: Path) -> None:
+        filler = struct.pack(">II", 0x12345678, 8) + bytes(8)
+        patch(plain, 112, filler * 60 + struct.pack(">II", 0x44415441, 4) + b"/x/y" + bytes(12))
+        assert codes(judge(plain)) == {"qcow2-data-file"}
+
+
+class TestReadsLittle:
+    @pytest.mark.parametrize("variant", VARIANTS)
+    def test_one_read_settles_the_format(self, tmp_path: Path, variant: str) -> None:
+        path = qemu_img_create(tmp_path / "image", "64M", "qcow2", *VARIANTS[variant])
+        with FileReader(path) as reader:
+            assert identify(reader, look_inside=False).format == "qcow2"
+            assert reader.trips == 1
+            assert reader.bytes_read <= 64 << 10
+
+    def test_a_failed_read_is_an_error(self, plain: Path) -> None:
+        from probes.errors import Unreachable
+        from tests.formats.readers import FailingReader
+
+        data = plain.read_bytes()
+        with FileReader(plain) as reader:
+            identify(reader)
+            trips = reader.trips
+        for fails_at in range(trips):
+            with pytest.raises(Unreachable):
+                identify(FailingReader(data, fails_at))
+
+
+CONVERSIONS: dict[str, tuple[str, ...]] = {
+    "plain": (),
+    "version 2": ("-o", "compat=0.10"),
+    "4k": ("-o", "cluster_size=4k"),
+    "2M": ("-o", "cluster_size=2M"),
+    "compressed": ("-c",),
+    "compressed 4k": ("-c", "-o", "cluster_size=4k"),
+    "compressed 2M": ("-c", "-o", "cluster_size=2M"),
+    "metadata": ("-o", "preallocation=metadata"),
+}
+
+
+class TestLooksInside:
+    @pytest.fixture(scope="class")
+    def disk(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """A raw disk: GPT, an EFI System partition with a filesystem, and an ext4 one."""
+        folder = tmp_path_factory.mktemp("disk")
+        path = images.sparse(folder / "disk.raw", 80 * MiB)
+        run("sfdisk", "-q", path, stdin="label: gpt\nsize=32M, type=uefi\ntype=linux\n")
+        run("mkfs.vfat", "-n", "ESP", "-C", folder / "esp", str(16 << 10))
+        copy_into(path, 1 * MiB, folder / "esp")
+        run("mke2fs", "-q", "-t", "ext4", "-L", "root", folder / "root", "40M")
+        copy_into(path, 33 * MiB, folder / "root")
+        return path
+
+    @pytest.mark.parametrize("conversion", CONVERSIONS)
+    def test_and_sees_what_a_raw_disk_would_show(self, tmp_path: Path, disk: Path, conversion: str) -> None:
+        path = tmp_path / "image"
+        run("qemu-img", "convert", "-O", "qcow2", *CONVERSIONS[conversion], disk, path)
+        with FileReader(path) as reader:
+            image = identify(reader)
+            assert reader.trips <= 12
+        assert image.media == judge(disk).media
+        assert image.media.firmware == frozenset({Firmware.UEFI})
+        assert [part.filesystem and part.filesystem.type for part in image.media.partitions] == ["vfat", "ext4"]
+
+    def test_and_finds_a_disc(self, tmp_path: Path) -> None:
+        iso = Path("/usr/lib/memtest86+/memtest86+x64.iso")
+        for options in ((), ("-o", "cluster_size=4k"), ("-o", "cluster_size=512"), ("-c",)):
+            path = tmp_path / "image"
+            run("qemu-img", "convert", "-O", "qcow2", *options, iso, path)
+            image = judge(path)
+            assert image.format == "qcow2"
+            assert image.media.kind is MediaKind.CD
+            assert image.media == judge(iso).media
+            assert image.verdict is Verdict.OK
+
+    def test_and_says_nothing_of_what_it_does_not_follow(self, tmp_path: Path, disk: Path) -> None:
+        for options in (("-c", "-o", "compression_type=zstd"), ("-o", "extended_l2=on,cluster_size=128k")):
+            path = tmp_path / "image"
+            run("qemu-img", "convert", "-O", "qcow2", *options, disk, path)
+            assert judge(path).media.firmware is None
+            assert judge(path).verdict is Verdict.OK
+
+    @pytest.mark.parametrize("value", [1 << 50, 0x30200, (1 << 63) | (1 << 55), 0xFFFFFFFFFFFFFFFF])
+    def test_and_survives_a_map_that_leads_nowhere(self, tmp_path: Path, disk: Path, value: int) -> None:
+        path = tmp_path / "image"
+        run("qemu-img", "convert", "-O", "qcow2", disk, path)
+        l1 = struct.unpack(">Q", path.read_bytes()[40:48])[0]
+        l2 = struct.unpack(">Q", path.read_bytes()[l1 : l1 + 8])[0] & 0x00FFFFFFFFFFFE00
+        for table in (l1, l2):
+            broken = bytearray(path.read_bytes())
+            broken[table : table + 8] = struct.pack(">Q", value)
+            assert identify(MemoryReader(bytes(broken))).media.firmware is None
+
+    def test_but_not_where_it_would_take_too_many_reads(self, tmp_path: Path, disk: Path) -> None:
+        path = tmp_path / "image"
+        run("qemu-img", "convert", "-O", "qcow2", disk, path)
+        with FileReader(path) as reader:
+            image = identify(RecordingReader(reader, max_trips=3))
+        assert image.media.firmware is None
+        assert image.verdict is Verdict.OK

@@ -1,0 +1,124 @@
+"""The recording reader: few round trips, each byte once, never past its budget."""
+
+import random
+
+import pytest
+
+from probes.errors import BadAnswer, Refused, Unreachable
+from probes.identify import head_digest
+from probes.recording import HEAD, PIECE, OverBudget, RecordingReader
+from tests.formats.readers import FailingReader, MemoryReader
+
+DATA = random.Random(7).randbytes(300_000)
+
+
+def test_the_head_is_fetched_whole_at_the_first_touch_and_only_once() -> None:
+    inner = MemoryReader(DATA)
+    reader = RecordingReader(inner)
+    assert reader.pread(5, 4) == DATA[5:9]
+    assert reader.pread(60_000, 1000) == DATA[60_000:61_000]
+    assert reader.pread(0, HEAD) == DATA[:HEAD]
+    assert inner.trips == reader.trips == 1
+    assert reader.pieces == ((0, DATA[:HEAD]),)
+
+
+def test_a_read_across_the_heads_end_is_one_round_trip() -> None:
+    inner = MemoryReader(DATA)
+    assert RecordingReader(inner).pread(HEAD - 10, 20) == DATA[HEAD - 10 : HEAD + 10]
+    assert inner.trips == 1
+
+
+def test_small_reads_are_widened_to_whole_pieces() -> None:
+    inner = MemoryReader(DATA)
+    reader = RecordingReader(inner)
+    reader.pread(100_000, 8)
+    reader.pread(100_100, 8)
+    assert inner.trips == 1
+    assert inner.bytes_read == PIECE
+
+
+def test_reads_are_exact_up_to_the_end_and_empty_beyond_it() -> None:
+    reader = RecordingReader(MemoryReader(DATA))
+    assert reader.pread(len(DATA) - 3, 100) == DATA[-3:]
+    assert reader.pread(len(DATA), 10) == b""
+    assert reader.pread(1 << 70, 10) == b""
+    assert reader.pread(-5, 10) == b""
+    assert reader.pread(10, 0) == b""
+
+
+def test_an_empty_image_is_read_without_asking() -> None:
+    inner = MemoryReader(b"")
+    assert RecordingReader(inner).pread(0, 512) == b""
+    assert inner.trips == 0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_any_sequence_of_reads_gives_the_right_bytes_and_asks_for_none_twice(seed: int) -> None:
+    chance = random.Random(seed)
+    inner = MemoryReader(DATA)
+    reader = RecordingReader(inner, max_trips=1000)
+    for _ in range(60):
+        offset, length = chance.randrange(len(DATA)), chance.randrange(1, 30_000)
+        assert reader.pread(offset, length) == DATA[offset : offset + length]
+    assert inner.bytes_read == reader.bytes_read <= len(DATA)
+    assert inner.trips == reader.trips
+    assert sum(len(piece) for _, piece in reader.pieces) == inner.bytes_read
+    assert all(DATA[start : start + len(piece)] == piece for start, piece in reader.pieces)
+    ends = [start + len(piece) for start, piece in reader.pieces]
+    assert all(end < start for end, (start, _) in zip(ends, reader.pieces[1:], strict=False))
+
+
+def test_what_was_read_stays_though_the_storage_changes() -> None:
+    class Fickle(MemoryReader):
+        def pread(self, offset: int, length: int) -> bytes:
+            return bytes([self.trips]) * len(super().pread(offset, length))
+
+    reader = RecordingReader(Fickle(DATA))
+    first = reader.pread(100_000, 100)
+    assert reader.pread(96_000, 20_000)[4000:4100] == first
+    assert head_digest(reader) == head_digest(reader)
+
+
+def test_too_many_reads_are_refused_before_they_are_made() -> None:
+    inner = MemoryReader(bytes(10 << 20))
+    reader = RecordingReader(inner, max_trips=3)
+    for index in range(3):
+        reader.pread((index * 2 + 50) * PIECE, 1)
+    with pytest.raises(OverBudget) as caught:
+        reader.pread(1 << 20, 1)
+    assert isinstance(caught.value, Refused)
+    assert inner.trips == 3
+
+
+def test_too_many_bytes_are_refused_before_they_are_read() -> None:
+    inner = MemoryReader(bytes(10 << 20))
+    reader = RecordingReader(inner)
+    with pytest.raises(OverBudget):
+        reader.pread(1 << 20, 8 << 20)
+    assert inner.trips == 0
+
+
+def test_a_reader_that_gives_too_little_is_an_error() -> None:
+    class Short(MemoryReader):
+        def pread(self, offset: int, length: int) -> bytes:
+            return super().pread(offset, length)[:-1]
+
+    with pytest.raises(BadAnswer, match="65535 bytes came instead of 65536"):
+        RecordingReader(Short(DATA)).pread(0, 1)
+
+
+def test_a_failed_read_is_told_and_can_be_tried_again() -> None:
+    inner = FailingReader(DATA, fails_at=0)
+    reader = RecordingReader(inner)
+    with pytest.raises(Unreachable):
+        reader.pread(0, 1)
+    inner.fails_at = 100
+    assert reader.pread(0, 1) == DATA[:1]
+
+
+def test_the_digest_of_the_head_is_that_of_64_kib_or_of_all_there_is() -> None:
+    import hashlib
+
+    assert head_digest(MemoryReader(DATA)) == hashlib.sha256(DATA[: 64 << 10]).hexdigest()
+    assert head_digest(MemoryReader(b"small")) == hashlib.sha256(b"small").hexdigest()
+    assert head_digest(MemoryReader(b"")) == hashlib.sha256(b"").hexdigest()

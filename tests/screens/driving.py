@@ -1,0 +1,93 @@
+"""Driving the real application: press keys, wait for what is seen."""
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from textual.pilot import Pilot
+
+from app.engine import Engine as RealEngine
+from app.screens.browse import Browse
+from app.screens.contract import Engine, Guests
+from app.tui import FarbootApp
+from probes.location import Location
+
+DEADLINE = 30.0
+
+
+class Drive:
+    """One running application."""
+
+    def __init__(self, app: FarbootApp, pilot: Pilot[None]) -> None:
+        self.app = app
+        self.pilot = pilot
+
+    @property
+    def browse(self) -> Browse:
+        """The room one comes in by, wherever one is now."""
+        room = self.app.screen_stack[0]
+        assert isinstance(room, Browse)
+        return room
+
+    @property
+    def names(self) -> list[str]:
+        """The names in the listing, as shown."""
+        return [row.shown for row in self.browse.listing.rows.visible]
+
+    @property
+    def current(self) -> str:
+        """The name under the cursor."""
+        row = self.browse.listing.row
+        return row.shown if row else ""
+
+    @property
+    def screen(self) -> str:
+        """Everything that is on the screen, as text."""
+        lines = self.app.screen._compositor.render_strips(self.app.size)
+        return "\n".join(strip.text for strip in lines)
+
+    async def press(self, *keys: str) -> None:
+        """Press keys, one after the other."""
+        await self.pilot.press(*keys)
+
+    async def type(self, text: str) -> None:
+        """Type a text."""
+        for character in text:
+            await self.pilot.press(_KEYS.get(character, character))
+
+    async def until(self, happened: Callable[[], object], what: str = "", deadline: float = DEADLINE) -> None:
+        """Wait until something is so."""
+        end = time.monotonic() + deadline
+        while not happened():
+            assert time.monotonic() < end, f"waited in vain for {what or 'it'}:\n{self.screen}"
+            await self.pilot.pause(0.02)
+
+    async def until_seen(self, *texts: str, deadline: float = DEADLINE) -> None:
+        """Wait until all these texts are on the screen."""
+        await self.until(lambda: all(text in self.screen for text in texts), f"{texts}", deadline)
+
+    async def until_listed(self, *names: str) -> None:
+        """Wait until the listing is complete, and holds these names."""
+        await self.until(lambda: self.browse.folder and self.browse.folder.done, "the listing")
+        assert set(names) <= set(self.names), self.names
+
+
+_KEYS = {" ": "space", "\n": "enter"}
+
+
+@asynccontextmanager
+async def driving(
+    start: Location | Path | str | None = None,
+    engine: Engine | None = None,
+    guests: Guests | None = None,
+    size: tuple[int, int] = (80, 24),
+) -> AsyncIterator[Drive]:
+    """Run the application, with the real engine unless another is given."""
+    if isinstance(start, Path):
+        start = f"{start}/" if start.is_dir() else str(start)
+    location = Location.parse(start)[0] if isinstance(start, str) else start
+    app = FarbootApp(engine or RealEngine(deadline=5.0), location, guests)
+    app.theme = "farboot"
+    async with app.run_test(size=size, notifications=True) as pilot:
+        yield Drive(app, pilot)
