@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from app.cli.output import DONE, complain, tell
+from app.cli.output import DONE, complain, complain_to_supervisor, tell
 from app.cli.parser import parse
 from probes.errors import FarbootError, Unsupported
 from probes.location import Location
@@ -24,6 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _command(typed.command)(_engine(typed), typed)
     except FarbootError as error:
+        if getattr(typed, "credentials_stdin", False):  # the supervisor started us, and makes the same error of it
+            return complain_to_supervisor(error)
         return complain(error, typed.verbose, typed.json)
     except KeyboardInterrupt:
         tell("stopped")

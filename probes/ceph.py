@@ -97,7 +97,7 @@ class Cluster(Shared):
         self._prepare(key, deadline, tried, on)
         super().__init__(self._client.shutdown)
         try:
-            self._knock(deadline / 4, tried, on)
+            self._knock(min(1.0, deadline / 4), tried, on)
             self._client.connect()
         except (rados.Error, FarbootError) as error:
             why = self._login_failure(error, tried, on)
@@ -124,11 +124,6 @@ class Cluster(Shared):
             yield io
         finally:
             io.close()
-
-    @property
-    def fsid(self) -> str:
-        """The cluster's id."""
-        return str(self._client.get_fsid())
 
     def monitors(self) -> list[tuple[str, int]]:
         """Return the monitors' addresses and ports, as the cluster itself tells them; where this user may not ask,
@@ -228,11 +223,8 @@ class Cluster(Shared):
     def _login_failure(self, error: Exception, tried: str, on: Location) -> FarbootError:
         if isinstance(error, FarbootError):
             return error
-        code, user, how = (
-            getattr(error, "errno", None),
-            f"client.{self._how.user}",
-            "give its key, or name another user: :id=name",
-        )
+        code, user = getattr(error, "errno", None), f"client.{self._how.user}"
+        how = "give its key, or name another user: :id=name"
         if not self._client.conf_get("mon_host") and code in {errno.ENOENT, errno.EINVAL}:
             conf = self._how.conf or "the location"
             return NotFound(tried, on, f"{conf} names no monitor", HOW_TO_NAME_IT, str(error))

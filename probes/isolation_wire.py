@@ -21,6 +21,9 @@ from probes.entry import Entry
 from probes.errors import FarbootError
 from probes.location import Location
 
+CALLS = 32
+"""How many calls run at a time: the child has as many threads, and the parent sends no more."""
+
 _HEADER = struct.Struct("!IQ")
 _LIMIT = 256 << 20  # bytes; an answer that claims more comes from a child that has lost its mind
 _MODULES = frozenset(

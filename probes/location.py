@@ -39,7 +39,8 @@ _ALREADY_QUOTED = "%!$&'()*;"
 _SECRET_NAME = re.compile(
     r"(?i)sig|token|secret|passw|auth|credential|key|session|expires|policy|x-(amz|goog)-|^s[eprtvk]$|^jwt$"
 )
-_TOKEN_LIKE = re.compile(r"(?=[^&=]*\d)[A-Za-z0-9_+/%.~-]{24,}")
+# Long random values: mixed case with digits (base64, JWT), or nothing but hex digits. File names are neither.
+_TOKEN_LIKE = re.compile(r"(?=.*\d)(?=.*[a-z])(?=.*[A-Z])[A-Za-z0-9_+/%.~-]{24,}|[0-9a-fA-F]{32,}")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+._-]*):")
 _WHAT_IS_TYPED = "type it as QEMU takes it, such as http://host/dir/, rbd:pool/image or /path/to/image"
 

@@ -200,8 +200,8 @@ class Web:
         return manager
 
     def _context(self, call: Call) -> ssl.SSLContext:
-        # Not create_default_context: Python 3.13's is so strict that authorities made with plain openssl, which curl and
-        # QEMU take, do not pass. This one verifies certificates and host names just the same.
+        # Not create_default_context: Python 3.13's is so strict that authorities made with plain openssl, which curl
+        # and QEMU take, do not pass. This one verifies certificates and host names just the same.
         context = _Context(ssl.PROTOCOL_TLS_CLIENT)
         context.load_default_certs()
         paths = ssl.get_default_verify_paths()
@@ -220,7 +220,7 @@ class Web:
 
 
 class _Context(ssl.SSLContext):
-    """Knows the server's name even where it is an address: urllib3 before 2 leaves that out, and then cannot check it."""
+    """Knows the server's name even where it is an address: urllib3 before 2 leaves it out, and cannot check it then."""
 
     def wrap_socket(self, sock: socket.socket, *arguments: Any, **options: Any) -> ssl.SSLSocket:
         if options.get("server_hostname") is None and isinstance(sock, PlainSocket):

@@ -8,6 +8,7 @@ from PIL import Image
 from app import picture
 from app.picture import draw
 from probes.errors import Unsupported
+from widgets.picture import Grid
 
 _WIDTH, _HEIGHT = 720, 400
 
@@ -32,7 +33,7 @@ def _png(image: Image.Image) -> bytes:
     return data.getvalue()
 
 
-def _text(grid: picture.Grid) -> list[str]:
+def _text(grid: Grid) -> list[str]:
     return ["".join(run[0] for run in line).rstrip() for line in grid]
 
 

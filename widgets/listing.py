@@ -29,6 +29,7 @@ class Listing(RowsView):
         super().__init__(id=id)
         self.rows = Rows()
         self.placeholder = ""
+        self.moved_by_hand = False
         self._settled = False
 
     def row_count(self) -> int:
@@ -60,6 +61,7 @@ class Listing(RowsView):
         self.rows = rows
         self.cursor = cursor
         self._settled = cursor > 0
+        self.moved_by_hand = False
         self.rows_changed()
         self.scroll_top(min(top, max(0, len(rows.visible) - 1)))
         self.show_cursor()
@@ -77,18 +79,16 @@ class Listing(RowsView):
         """Show the rows in another order."""
         self._keeping_place(lambda: self.rows.sort(order))
 
-    def go_to(self, wanted: Callable[[Entry], bool]) -> bool:
-        """Put the cursor on the first entry that is wanted; whether there is one."""
-        index = self.rows.find(wanted)
-        if index is None:
-            return False
-        self.settle()
-        self.scroll_top(max(0, index - self.scrollable_content_region.height // 2))
-        self.move_to(index)
-        return True
+    def go_to(self, row: Row) -> None:
+        """Put the cursor on `row`, in the middle of what is seen."""
+        index = self.rows.index_of(row)
+        if index is not None:
+            self._settled = True
+            self.scroll_top(max(0, index - self.scrollable_content_region.height // 2))
+            super().move_to(index)
 
     def move_to(self, index: int) -> None:
-        self._settled = True
+        self._settled = self.moved_by_hand = True
         super().move_to(index)
 
     def action_choose(self) -> None:

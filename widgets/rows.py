@@ -8,6 +8,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from enum import Enum
+from operator import attrgetter
 from typing import Any
 
 from probes.entry import Entry, Kind
@@ -63,10 +64,6 @@ def _stamp(entry: Entry) -> float:
         return 0.0
 
 
-def _by_name(row: Row) -> Any:
-    return row.key
-
-
 def _by_size(row: Row) -> Any:
     return row.rank, -(row.entry.size or 0), row.key
 
@@ -75,7 +72,11 @@ def _by_newest(row: Row) -> Any:
     return row.rank, -row.stamp, row.key
 
 
-_KEYS: dict[Order, Callable[[Row], Any]] = {Order.NAME: _by_name, Order.SIZE: _by_size, Order.NEWEST: _by_newest}
+_KEYS: dict[Order, Callable[[Row], Any]] = {
+    Order.NAME: attrgetter("key"),
+    Order.SIZE: _by_size,
+    Order.NEWEST: _by_newest,
+}
 
 
 class Rows:
@@ -125,10 +126,6 @@ class Rows:
                 return index
             index += 1
         return None
-
-    def find(self, wanted: Callable[[Entry], bool]) -> int | None:
-        """The position of the first visible row whose entry is wanted."""
-        return next((index for index, row in enumerate(self.visible) if wanted(row.entry)), None)
 
     def match(self, row: Row) -> tuple[int, int]:
         """Where in `row.shown` the filter's text is, as start and end; (0, 0) for nowhere that could be marked."""

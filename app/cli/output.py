@@ -38,6 +38,12 @@ def complain(error: FarbootError, verbose: bool = False, as_json: bool = False) 
     return error.exit_status
 
 
+def complain_to_supervisor(error: FarbootError) -> int:
+    """Report `error` as one line of JSON on standard error, and return the exit code."""
+    print(json.dumps(error.as_json()), file=sys.stderr)
+    return error.exit_status
+
+
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> Iterable[str]:
     """Yield lines with columns aligned; the columns in `right` to the right, the last one ragged."""
     cells = [tuple(headings), *[tuple(row) for row in rows]]

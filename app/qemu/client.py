@@ -7,6 +7,7 @@ import socket
 import struct
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from app.qemu import folders
@@ -48,15 +49,18 @@ def dial(identity: str, patience: float) -> socket.socket:
 def ask(identity: str, request: Mapping[str, object], patience: float) -> dict[str, Any]:
     """Send one request and return the answer, within `patience` seconds. Raises what the supervisor raised."""
     with dial(identity, patience) as line:
-        try:
-            line.sendall(to_line(request))
-        except OSError:
-            raise Unreachable("talk to", identity, "its supervisor has hung up") from None
-        return from_line(read_line(line, identity), identity)
+        return converse(line, request, identity)
 
 
-def read_line(line: socket.socket, identity: str) -> bytes:
-    """Read one line and not a byte more. Raises TimedOut, Unreachable."""
+def converse(line: socket.socket, request: Mapping[str, object], identity: str) -> dict[str, Any]:
+    """Send a request on a connection and read the answer, and not a byte more."""
+    with suppress(OSError):  # who is turned away finds the reason in what there is to read
+        line.sendall(to_line(request))
+    return from_line(_read_line(line, identity), identity)
+
+
+def _read_line(line: socket.socket, identity: str) -> bytes:
+    """Read one line. Raises TimedOut, Unreachable."""
     pieces: list[bytes] = []
     deadline = time.monotonic() + (line.gettimeout() or 0)
     try:

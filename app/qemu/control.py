@@ -17,7 +17,8 @@ from app.qemu.serial import HISTORY, SerialLine
 from app.qemu.wire import error_to_json, to_line
 from probes.errors import FarbootError
 
-MOST_CLIENTS = 64
+MOST_CONSOLES = 64
+MOST_CLIENTS = 128
 SLOWEST = 1 << 20
 """Bytes that a console may be behind before it is dropped."""
 _REQUEST_LIMIT = 64 << 10
@@ -47,6 +48,7 @@ class ControlServer:
         self._guest = guest
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.Task[None]] = set()
+        self._consoles = 0
 
     async def start(self, listening: socket.socket) -> None:
         """Serve on a bound socket."""
@@ -107,6 +109,8 @@ class ControlServer:
         return await _first(said, self._guest.over.wait(), _gone(reader), patience=patience)
 
     async def _console(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._consoles >= MOST_CONSOLES:
+            raise FarbootError("open a console of", "the guest", f"{MOST_CONSOLES} are open already")
         transport = writer.transport
 
         def show(data: bytes) -> None:
@@ -122,9 +126,11 @@ class ControlServer:
 
         writer.write(to_line({}) + self._guest.line.log.tail(HISTORY))
         forget = self._guest.line.listen(show)
+        self._consoles += 1
         try:
             await _first(pass_keys(), self._guest.over.wait())
         finally:
+            self._consoles -= 1
             forget()
 
 

@@ -270,6 +270,9 @@ class _Transmission:
             data = await answer
         except FarbootError:
             await self._send_late(cookie, errno.EIO)
+        except Exception:  # a mistake of ours, which asyncio tells: the guest must not wait for ever
+            await self._send_late(cookie, errno.EIO)
+            raise
         else:
             await self._send_late(cookie, 0, data)
 

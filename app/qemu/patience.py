@@ -142,11 +142,12 @@ class PatientReader:
         """Have another way than `failed`, opened once for everyone whose read failed."""
         if self._way is not failed:
             return
-        if self._renewal is None or self._renewal.done():
-            self._renewal = asyncio.create_task(self._replace(failed))
-            self._renewal.add_done_callback(look_at)
-        await asyncio.wait({self._renewal})  # which leaves it running for others when this read is cancelled
-        self._renewal.result()
+        renewal = self._renewal
+        if renewal is None or renewal.done():
+            renewal = self._renewal = asyncio.create_task(self._replace(failed))
+            renewal.add_done_callback(look_at)
+        await asyncio.wait({renewal})  # which leaves it running for others when this read is cancelled
+        renewal.result()
 
     async def _replace(self, failed: _Way) -> None:
         self._way = _Way(await self._call(self._reopen))

@@ -18,7 +18,7 @@ from contextlib import suppress
 
 import app
 from app.qemu import folders
-from app.qemu.client import ANSWER, ask, dial, kill_supervisor, read_line
+from app.qemu.client import ANSWER, ask, converse, dial, kill_supervisor
 from app.qemu.roster import dismiss, find, known, read_log, sessions, sweep
 from app.qemu.steps import BootPlan, LaySecret
 from app.qemu.wire import SessionInfo, SessionState, from_line, plan_to_json, to_line
@@ -130,8 +130,7 @@ def console(identity: str) -> socket.socket:
     """
     line = dial(identity, ANSWER)
     try:
-        line.sendall(to_line({"command": "console"}))
-        from_line(read_line(line, identity), identity)
+        converse(line, {"command": "console"}, identity)
         line.settimeout(None)
     except BaseException:
         line.close()

@@ -1,7 +1,5 @@
 """The room a person comes in by: places, what they hold, and what the thing under the cursor is."""
 
-import time
-from collections import OrderedDict
 from typing import TYPE_CHECKING, ClassVar
 
 from textual import events, on
@@ -10,17 +8,16 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container, Horizontal, Vertical
 from textual.widgets import Input
 
-from app.background import Job, Lane, start
 from app.screens.contract import Engine
-from app.screens.folder import PAUSE, Folder, fill, next_pause
+from app.screens.folder import Folder
 from app.screens.look import Look
 from app.screens.places import examples, places
 from app.screens.room import Room
+from app.screens.visit import Visit
 from probes.credentials import Credentials
 from probes.entry import Entry, Kind
 from probes.errors import Denied, FarbootError
 from probes.location import Location
-from widgets.cells import counted
 from widgets.details import Details
 from widgets.facts import Facts
 from widgets.filter_line import FilterLine
@@ -33,7 +30,6 @@ if TYPE_CHECKING:
     from app.qemu.session import SessionInfo
 
 _ORDERS = list(Order)
-_REMEMBERED = 20
 _WELCOME = "Choose a place, or press o for any location."
 
 
@@ -61,11 +57,9 @@ class Browse(Room):
         super().__init__()
         self._engine = engine
         self._start_at = start_at
-        self._lane = Lane(engine)
+        self._visit = Visit(self, engine, lambda: self.listing, self._place_changed, self._listed, self._not_listed)
         self._look = Look(self, engine, self._show_facts, self._denied_look)
-        self._folder: Folder | None = None
-        self._job: Job | None = None
-        self._seen: OrderedDict[Location, Folder] = OrderedDict()
+        self._asked: Location | None = None
         self._opened: list[Location] = []
         self._used: list[str] = []
 
@@ -89,7 +83,7 @@ class Browse(Room):
 
     def on_unmount(self) -> None:
         """Let go of servers."""
-        self._lane.give_up()
+        self._visit.forget()
         self._look.forget()
 
     @property
@@ -110,132 +104,60 @@ class Browse(Room):
     @property
     def folder(self) -> Folder | None:
         """The place that is shown."""
-        return self._folder
+        return self._visit.folder
 
-    # Opening places
+    # Places
 
     def open(self, location: Location, credentials: Credentials | None = None) -> None:
         """Go to a location that was typed, or given at the start: a container, or an image among its neighbours."""
         if credentials:
             self._engine.keychain.add(location, credentials)
-            self._give_up()
+            self._visit.forget()
+            self._look.forget()
         text = str(location)
         self._used = [text, *(used for used in self._used if used != text)][:20]
-        self._opened = [location, *(place for place in self._opened if place != location)]
-        self.places.show(places(self._opened[::-1]))
+        self._asked = location
+        self._remember(location)
         self._enter(Folder(location), certain=False)
 
+    def _remember(self, location: Location) -> None:
+        """Put a place among those opened; what was asked for may have turned out to be another one."""
+        kept = [place for place in self._opened if place not in {location, self._asked}]
+        self._opened = [*kept, location]
+        self.places.show(places(self._opened))
+
     def _enter(self, folder: Folder, certain: bool = True) -> None:
-        self._leave()
-        self._folder = folder
+        self._asked = None if certain else self._asked
+        self._show_listing()
+        self._visit.enter(folder, certain)
+
+    def _show_listing(self) -> None:
         self.listing.focus()
         self.query_one(FilterLine).reset()
-        self._show_folder()
-        if not folder.done:
-            self._job = start(self, lambda job: self._fill(job, folder, certain), self._failed)
-            self.set_timer(PAUSE, self._drain)
-            self._show_state()
 
-    def _fill(self, job: Job, folder: Folder, certain: bool) -> None:
-        fill(self._lane, folder, job, certain)
-        job.tell(self._complete)
+    def _place_changed(self) -> None:
+        location = self.folder.location if self.folder else ""
+        self.top_bar.show(str(location), self._visit.state)
 
-    def _leave(self) -> None:
-        """Remember the place that is shown, and stop listing it if that still goes on."""
-        folder = self._folder
-        if folder is None:
-            return
-        folder.cursor, folder.top = self.listing.cursor, round(self.listing.scroll_offset.y)
-        if self._job is not None:
-            self._job.cancel()
-            self._job = None
-            self._lane.give_up()
-        elif folder.error is None:
-            folder.rows.filter("")
-            row = self.listing.row
-            folder.cursor = (folder.rows.index_of(row) or 0) if row else 0
-            self._seen[folder.location] = folder
-            self._seen.move_to_end(folder.location)
-            if len(self._seen) > _REMEMBERED:
-                self._seen.popitem(last=False)
-
-    def _show_folder(self) -> None:
-        folder = self._folder
-        if folder is None:
-            return
-        self.listing.placeholder = ""
-        self.listing.show(folder.rows, folder.cursor, folder.top)
-        self._show_state()
-
-    def _drain(self) -> None:
-        """Take the rows that arrived into the listing, and come again while there may be more."""
-        folder = self._folder
-        if folder is None:
-            return
-        began = time.perf_counter()
-        batch = folder.take()
-        if batch:
-            self.listing.add(batch)
-            self._go_to_wanted(folder)
-        if folder.waiting or self._job is not None:
-            self._show_state()
-            self.set_timer(next_pause(time.perf_counter() - began), self._drain)
-        elif not folder.done:
-            self._finish(folder)
-
-    def _go_to_wanted(self, folder: Folder) -> None:
-        if folder.wanted is not None and self.listing.go_to(lambda entry: entry.location == folder.wanted):
-            folder.wanted = None
-
-    def _complete(self) -> None:
-        """All rows came; what is still waiting is taken in pieces, too, and then `_finish` is called."""
-        self._job = None
-
-    def _finish(self, folder: Folder) -> None:
-        folder.done = True
-        self._go_to_wanted(folder)
-        self.listing.settle()
+    def _listed(self, folder: Folder) -> None:
         self.listing.placeholder = "Nothing here. Esc goes back."
         self.listing.refresh()
+        if self._asked is not None:
+            self._remember(folder.location)
+            self._asked = None
         self.places.mark(folder.location)
         if folder.aside is not None:
             self.farboot.say(f"The folder around it cannot be listed: {folder.aside.why}", "warning")
-        self._show_state()
 
-    def _failed(self, error: FarbootError) -> None:
-        self._job = None
-        folder = self._folder
-        if folder is None:
-            return
-        while folder.waiting:  # what came before it failed is worth seeing
-            self.listing.add(folder.take())
-        folder.error = error
+    def _not_listed(self, folder: Folder, error: FarbootError) -> None:
         self.listing.placeholder = error.why
         self.listing.refresh()
-        self._show_state()
-        if not len(folder.rows):
-            self._show_facts(Facts(error=error))
-        else:
+        if len(folder.rows):
             self.farboot.say(f"The listing broke off: {error.why}", "error")
+        else:
+            self._show_facts(Facts(error=error))
         if isinstance(error, Denied) and error.wants:
             self.farboot.ask_credentials(error, folder.location, self.action_reload)
-
-    def _show_state(self) -> None:
-        folder = self._folder
-        if folder is None:
-            self.top_bar.show("", "")
-            return
-        count = len(folder.rows)
-        state = counted(count, "entry")
-        if folder.rows.needle:
-            state = f"{len(folder.rows.visible):,} of {count:,}"
-        if self._job is not None:
-            state = f"{state}, arriving ..." if count else "listing ..."
-        elif folder.error is not None:
-            state = f"{state}, broken off" if count else "failed"
-        if folder.rows.order is not Order.NAME:
-            state += f", {folder.rows.order.value}"
-        self.top_bar.show(str(folder.location), state)
 
     # The description
 
@@ -258,7 +180,7 @@ class Browse(Room):
         if event.view is self.places:
             if self.focused is self.places:
                 self._describe_place()
-        elif self._folder is not None and not (self._folder.error and not self.listing.row):
+        elif self.folder is not None and not (self.folder.error and not self.listing.row):
             self._look.rest(self.listing.entry)
         self.refresh_bindings()
 
@@ -306,23 +228,19 @@ class Browse(Room):
         if self.focused is self.details:
             self.listing.focus()
         elif self.focused is self.places:
-            if self._folder is not None:
+            if self.folder is not None:
                 self.listing.focus()
         elif filter_line.active:
             filter_line.reset()
-        elif self._folder is None or (outer := self._folder.location.parent) is None:
+        elif self.folder is None or (outer := self.folder.location.parent) is None:
             self._enter_places()
         else:
-            self._enter_outer(outer)
-
-    def _enter_outer(self, outer: Location) -> None:
-        inner = self._folder.location if self._folder else None
-        folder = self._seen.pop(outer, None) or Folder(outer, wanted=inner)
-        self._enter(folder)
+            self._show_listing()
+            self._visit.enter_outer(outer)
 
     def _enter_places(self) -> None:
-        if self._folder is not None:
-            self.places.mark(self._folder.location)
+        if self.folder is not None:
+            self.places.mark(self.folder.location)
         self.set_class(True, "-places")
         self.places.focus()
         self._describe_place()
@@ -350,7 +268,7 @@ class Browse(Room):
 
     def show_error_again(self) -> None:
         """A place that could not be listed says so as long as one is there."""
-        folder = self._folder
+        folder = self.folder
         if folder is not None and folder.error is not None and not len(folder.rows):
             self._show_facts(Facts(error=folder.error))
 
@@ -371,7 +289,7 @@ class Browse(Room):
     def filter_changed(self, event: FilterLine.Changed) -> None:
         """Filter as one types."""
         self.listing.filter(event.value)
-        self._show_state()
+        self._place_changed()
 
     @on(FilterLine.Left)
     def filter_left(self, event: FilterLine.Left) -> None:
@@ -384,27 +302,16 @@ class Browse(Room):
         """Sort another way."""
         rows = self.listing.rows
         self.listing.sort(_ORDERS[(_ORDERS.index(rows.order) + step) % len(_ORDERS)])
-        self._show_state()
+        self._place_changed()
 
     def action_reload(self) -> None:
         """Read again: the description that has the focus, or what failed, or the whole listing."""
-        folder = self._folder
         if self.focused is self.details or (self.details.facts.error and self.details.facts.entry):
             self._look.again()
-            return
-        if folder is None:
-            return
-        entry = self.listing.entry
-        self._give_up()
-        self._enter(Folder(folder.location, wanted=entry.location if entry else folder.wanted), certain=False)
-
-    def _give_up(self) -> None:
-        if self._job is not None:
-            self._job.cancel()
-            self._job = None
-        self._lane.give_up()
-        self._look.forget()
-        self._seen.clear()
+        else:
+            self._look.forget()
+            self._show_listing()
+            self._visit.reload()
 
     def action_open(self, typed: str = "") -> None:
         """Open any location."""
@@ -427,7 +334,7 @@ class Browse(Room):
         if action in {"boot", "command", "copy_command"}:
             return self.image_entry is not None and self.focused is not self.places
         if action in {"filter", "reload", "sort"}:
-            return self._folder is not None and not isinstance(self.focused, Input)
+            return self.folder is not None and not isinstance(self.focused, Input)
         return True
 
     def action_boot(self) -> None:
@@ -451,7 +358,7 @@ class Browse(Room):
     def action_copy_location(self) -> None:
         """Copy the location under the cursor, or of the place."""
         entry = self.listing.entry
-        location = entry.location if entry else self._folder.location if self._folder else None
+        location = entry.location if entry else self.folder.location if self.folder else None
         if location is not None:
             self.farboot.copy("The location", str(location))
 

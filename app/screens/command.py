@@ -51,7 +51,7 @@ class CommandRoom(Room):
         super().__init__()
         self._engine = engine
         self._location = location
-        self._script = ""
+        self.script = ""
 
     def compose_room(self) -> ComposeResult:
         with VerticalScroll(id="script"):
@@ -64,7 +64,7 @@ class CommandRoom(Room):
         fetch_script(self, self._engine, self._location, self._show, self._failed)
 
     def _show(self, script: str) -> None:
-        self._script = script
+        self.script = script
         text = Text(script, overflow="fold")
         text.highlight_regex(r"(?m)^\s*#.*$", "dim")
         self.query_one("#script > Static", Static).update(text)
@@ -78,7 +78,7 @@ class CommandRoom(Room):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """There is nothing to copy before it is known."""
-        return bool(self._script) if action == "copy" else True
+        return bool(self.script) if action == "copy" else True
 
     def action_leave(self) -> None:
         """Back to the listing."""
@@ -86,7 +86,7 @@ class CommandRoom(Room):
 
     def action_copy(self) -> None:
         """Copy the script."""
-        self.farboot.copy("The command", self._script)
+        self.farboot.copy("The command", self.script)
 
     def action_scroll(self, lines: int) -> None:
         """Scroll."""

@@ -39,7 +39,7 @@ class Folder:
 
     def take(self) -> list[Row]:
         """Give the rows that arrived, but not more than can be merged without a pause that is felt."""
-        count = min(len(self._arrived), max(_SMALLEST_BATCH, len(self.rows) // 2))
+        count = min(len(self._arrived), max(_SMALLEST_BATCH, len(self.rows) // 8))
         return [self._arrived.popleft() for _ in range(count)]
 
     @property

@@ -51,6 +51,8 @@ from probes.web_client import Target, WebClient, url_of
 
 HEAD = 64 << 10
 """Bytes asked for when an image is opened, and kept: what it takes to judge most images."""
+BUCKET_PAGES = 10_000
+"""Pages of a bucket's list, of up to 1,000 rows each, after which we do not believe that it ends."""
 SOUND_SINCE = (10,)
 """The first QEMU whose http driver was seen to lose no wake-up with several requests in flight; 7.2's hangs."""
 
@@ -207,10 +209,10 @@ class HttpSource(Source):
             return
         raise failure or NotFound(call.tried, call.on, "there is no such folder in the bucket")
 
-    def _bucket_pages(self, call: Call, root: Location, prefix: str, most: int = 1000) -> Iterator[Row]:
-        asked = {"list-type": "2", "delimiter": "/", "encoding-type": "url", "max-keys": str(most)}
+    def _bucket_pages(self, call: Call, root: Location, prefix: str) -> Iterator[Row]:
+        asked = {"list-type": "2", "delimiter": "/", "encoding-type": "url"}
         token, count = "", 0
-        while True:
+        for _ in range(BUCKET_PAGES):
             query = urlencode(asked | ({"continuation-token": token} if token else {}), quote_via=quote)
             url = f"{url_of(root)}?{query}" + (f"&prefix={prefix}" if prefix else "")
             answer, there = self.client.follow(call, Target(url, root), _ACCEPT)
@@ -227,10 +229,11 @@ class HttpSource(Source):
                         token = item.token
                     else:
                         raise BadAnswer(call.tried, call.on, "the bucket does not list by folders")
-            if not token or most == 1:
+            if not token:
                 return
             if token == last or count > ROW_LIMIT:
-                raise BadAnswer(call.tried, call.on, "the bucket's list does not end")
+                break
+        raise BadAnswer(call.tried, call.on, "the bucket's list does not end")
 
     def _stat_of_prefix(self, call: Call, target: Target) -> Entry:
         next(self._bucket_entries(call, target), None)

@@ -16,13 +16,16 @@ from collections.abc import Awaitable, Callable
 from textual.app import App, ComposeResult
 from textual.widgets import DataTable
 
-from app.tui import FarbootApp
+from app.tui import FarbootApp, calm_collector
 from tests.bench.measure import alternately, report
 from tests.screens.fakes import HOME, FakeEngine, FakeGuests, entry
 
 COUNT = 100_000
 
-_BARE = "from textual.app import App\nclass Bare(App):\n def on_mount(self): self.call_after_refresh(self.exit)\nBare().run()"
+_BARE = (
+    "from textual.app import App\n"
+    "class Bare(App):\n def on_mount(self):\n  self.call_after_refresh(self.exit)\nBare().run()"
+)
 _OURS = (
     "from app.engine import Engine\nfrom app.tui import FarbootApp\nfrom probes.location import Location\n"
     "class Ours(FarbootApp):\n def on_mount(self):\n  super().on_mount()\n  self.call_after_refresh(self.exit)\n"
@@ -32,11 +35,12 @@ _OURS = (
 
 def main() -> None:
     """Print the figures."""
+    calm_collector()
     ours, bare = alternately(lambda: _in_terminal(_OURS), lambda: _in_terminal(_BARE))
     report("exec to first frame and exit", ours, bare, "a bare Textual app")
-    ours, theirs = asyncio.run(_arrivals_in_farboot()), asyncio.run(_arrivals_in_a_data_table())
-    report(f"{COUNT:,} rows arrive: worst pause of the loop", ours[0], theirs[0], "DataTable, batches of 1,000")
-    report(f"{COUNT:,} rows arrive: until all are shown", ours[1], theirs[1], "DataTable, batches of 1,000")
+    listing, table = asyncio.run(_arrivals_in_farboot()), asyncio.run(_arrivals_in_a_data_table())
+    report(f"{COUNT:,} rows arrive: worst pause of the loop", listing[0], table[0], "DataTable, batches of 1,000")
+    report(f"{COUNT:,} rows arrive: until all are shown", listing[1], table[1], "DataTable, batches of 1,000")
     print(f"{'filter them by one typed letter':48} {asyncio.run(_filter()) * 1000:9.1f} ms")
 
 
@@ -98,7 +102,7 @@ async def _arrivals_in_farboot() -> tuple[float, float]:
         async def arrive() -> None:
             browse.open(HOME)  # type: ignore[attr-defined] # it is a Browse
             while not (browse.folder and browse.folder.done):  # type: ignore[attr-defined] # as above
-                await asyncio.sleep(0.001)
+                await pilot.pause(0.001)
 
         return await _watched(arrive)
 

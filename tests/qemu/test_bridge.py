@@ -96,13 +96,6 @@ async def test_a_qcow2_is_served_as_it_lies_for_qemu_to_open(site: Site, tmp_pat
         assert (await qemu(*command))[0] == 0
 
 
-async def test_an_empty_image_is_served_empty(site: Site, tmp_path: Path) -> None:
-    with BridgeProcess(tmp_path / "b", site.write("empty.raw", b"")) as bridge:
-        client = await Client.ready(bridge.path)
-        assert client.size == 0
-        client.close()
-
-
 async def test_several_clients_read_the_whole_at_once(image: str, site: Site, tmp_path: Path) -> None:
     whole = str(site.folder / "image.raw")
     with BridgeProcess(tmp_path / "b", image) as bridge:
@@ -150,6 +143,12 @@ def test_an_image_that_must_be_refused_is_refused_here_again(site: Site, tmp_pat
     assert bridge.ended() == 1
     assert "data" in bridge.said
     assert not bridge.path.exists()
+
+
+def test_an_image_with_nothing_in_it_is_refused(site: Site, tmp_path: Path) -> None:
+    bridge = BridgeProcess(tmp_path / "b", site.write("empty.raw", b"")).start()
+    assert bridge.ended() == 1
+    assert "nothing in it" in bridge.said
 
 
 def test_a_server_that_is_not_there_is_told_at_once(image: str, refused_port: int, tmp_path: Path) -> None:

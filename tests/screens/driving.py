@@ -84,9 +84,7 @@ async def driving(
     size: tuple[int, int] = (80, 24),
 ) -> AsyncIterator[Drive]:
     """Run the application, with the real engine unless another is given."""
-    if isinstance(start, Path):
-        start = f"{start}/" if start.is_dir() else str(start)
-    location = Location.parse(start)[0] if isinstance(start, str) else start
+    location = start if isinstance(start, Location) or start is None else Location.parse(str(start))[0]
     app = FarbootApp(engine or RealEngine(deadline=5.0), location, guests)
     app.theme = "farboot"
     async with app.run_test(size=size, notifications=True) as pilot:

@@ -55,18 +55,21 @@ async def test_an_image_given_is_shown_among_its_neighbours(images: Path) -> Non
         assert drive.current == "disk2.raw"
 
 
+def qcow2(path: Path, *options: str) -> Path:
+    """Make an image with qemu-img."""
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *options, path, "5G"], check=True)
+    return path
+
+
 async def test_an_image_under_the_cursor_is_described(tmp_path: Path) -> None:
-    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", tmp_path / "disk.qcow2", "5G"], check=True)
-    async with driving(tmp_path, size=(120, 30)) as drive:
+    qcow2(tmp_path / "disk.qcow2")
+    async with driving(tmp_path, size=(300, 30)) as drive:
         await drive.until_seen("qcow2", "5 GiB", "OK to boot", "format=qcow2")
 
 
 async def test_an_image_that_is_refused_says_so_and_why(tmp_path: Path) -> None:
-    subprocess.run(
-        ["qemu-img", "create", "-q", "-f", "qcow2", "-o", f"data_file={tmp_path}/data", tmp_path / "odd.qcow2", "1M"],
-        check=True,
-    )
-    async with driving(tmp_path / "odd.qcow2") as drive:
+    odd = qcow2(tmp_path / "odd.qcow2", "-o", f"data_file={tmp_path}/data")
+    async with driving(odd) as drive:
         await drive.until_seen("REFUSED")
         await drive.press("b")
         await drive.until_seen("It will not be booted", "esc closes")
@@ -74,9 +77,15 @@ async def test_an_image_that_is_refused_says_so_and_why(tmp_path: Path) -> None:
         assert drive.app.guests == ()
 
 
+def make_empty(path: bytes) -> None:
+    """Make an empty file, whatever its name."""
+    with open(path, "wb"):
+        pass
+
+
 async def test_hostile_names_are_shown_harmlessly(tmp_path: Path) -> None:
     for name in (b"\x1b[31mred.img", b"[bold]x[bold].img", b"bad\xffbyte.img", "ω日本.img".encode()):
-        Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), name))).touch()
+        make_empty(os.path.join(os.fsencode(tmp_path), name))
     async with driving(tmp_path) as drive:
         await drive.until_listed()
         screen = drive.screen

@@ -49,7 +49,7 @@ async def test_leaving_a_stalled_listing_closes_its_source_and_shows_another_pla
     async with driving(HOME, engine) as drive:
         await drive.until(lambda: len(drive.names) == 2)
         await drive.press("escape")
-        await drive.until(lambda: engine.sources[0].closed.is_set())
+        await drive.until(engine.sources[0].closed.is_set)
         assert drive.browse.folder is not None
         assert drive.browse.folder.location == HOME.parent
         engine.go_on.set()

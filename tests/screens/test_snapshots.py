@@ -33,7 +33,9 @@ def all_clients_but_ceph(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def guests() -> FakeGuests:
     failed = guest("old-c3", "broken.qcow2", SessionState.FAILED, "QEMU ended: no space left on device")
-    greeting = b"\x1b[1;32m[  OK  ]\x1b[0m Reached target graphical.target.\r\n\r\nDebian GNU/Linux 12 host ttyS0\r\n\r\n"
+    greeting = (
+        b"\x1b[1;32m[  OK  ]\x1b[0m Reached target graphical.target.\r\n\r\nDebian GNU/Linux 12 host ttyS0\r\n\r\n"
+    )
     running = [guest("debian-a1b", "debian-12-generic-amd64.qcow2"), guest("alpine-x7", "alpine-3.21-x86_64.iso")]
     return FakeGuests([*running, failed], greeting + b"host login: ")
 

@@ -3,6 +3,8 @@
 import functools
 import http.server
 import os
+import subprocess
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -49,16 +51,13 @@ def fill(root: Path, without: Iterable[str] = ()) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, bytes]]]:
-    import shutil
-    import tempfile
-
+def tree() -> Iterator[tuple[Path, dict[str, bytes]]]:
     # Apache under root serves as www-data, which cannot enter pytest's own folders.
-    root = Path(tempfile.mkdtemp(prefix="farboot-web-", dir="/var/tmp"))
-    root.chmod(0o755)
-    (root / "www").mkdir()
-    yield root, fill(root / "www", HIDDEN)
-    shutil.rmtree(root)
+    with tempfile.TemporaryDirectory(prefix="farboot-web-", dir="/var/tmp") as name:
+        root = Path(name)
+        root.chmod(0o755)
+        (root / "www").mkdir()
+        yield root, fill(root / "www", HIDDEN)
 
 
 def storage_at(url: str, files: dict[str, bytes], exact: bool, credentials: Credentials = NO_CREDENTIALS) -> Storage:
@@ -128,8 +127,6 @@ def faults(web: Nginx, refused_port: int) -> Iterator[Faults]:
 def web(tree: Tree) -> Iterator[Nginx]:
     """An nginx that serves the tree, and once more under /locked/ for those who know the password."""
     home, _ = tree
-    import subprocess
-
     hashed = subprocess.run(
         ["openssl", "passwd", "-apr1", "-stdin"], input=PASSWORD.encode(), capture_output=True, check=True
     ).stdout.decode()
@@ -214,19 +211,21 @@ SERVERS: dict[str, tuple[Start, bool, tuple[str, ...]]] = {
 }
 
 
+@pytest.fixture(scope="module", params=list(SERVERS))
+def served(request: pytest.FixtureRequest, tree: Tree) -> Iterator[tuple[str, bool, dict[str, bytes]]]:
+    """Each of the servers, with a tree of its own: where, whether its pages tell exact sizes, and what lies there."""
+    start, exact, without = SERVERS[request.param]
+    home, _ = tree
+    root = home / f"www-{request.param}"
+    root.mkdir()
+    files = fill(root, without)
+    url, stop = start(home / request.param, root)
+    yield url, exact, files
+    stop()
+
+
 class TestEveryServer(SourceContract):
     """The same obligations, whoever made the index page."""
-
-    @pytest.fixture(scope="class", params=list(SERVERS))
-    def served(self, request: pytest.FixtureRequest, tree: Tree) -> Iterator[tuple[str, bool, dict[str, bytes]]]:
-        start, exact, without = SERVERS[request.param]
-        home, _ = tree
-        root = home / f"www-{request.param}"
-        root.mkdir()
-        files = fill(root, without)
-        url, stop = start(home / request.param, root)
-        yield url, exact, files
-        stop()
 
     @pytest.fixture
     def storage(self, served: tuple[str, bool, dict[str, bytes]]) -> Storage:
