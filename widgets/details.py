@@ -171,6 +171,8 @@ class Details(VerticalScroll):
             rows.append(("-drive", Text(clean(command.drive), self._style("code"))))
         elif command.withheld and not command.refusals:
             rows.append(("-drive", Text(f"none: {clean(command.withheld)}", self._style("faint"))))
-        for index, note in enumerate(command.notes):
-            rows.append(("" if index else "Notes", Text(clean(note), self._style("faint"))))
+        reason = command.withheld.rpartition(": ")[2]
+        notes = [note for note in command.notes if command.drive or not reason or not note.endswith(reason)]
+        for index, note in enumerate(notes):
+            rows.append(("" if index else "Notes", Text(f"· {clean(note)}", self._style("faint"))))
         return [*parts, self._table(rows)] if rows else []

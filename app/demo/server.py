@@ -1,15 +1,19 @@
 """The demonstration's web server: one folder, index pages, ranges and validators, on the loopback address alone."""
 
+import html
+import io
 import os
 import re
 import select
 import threading
 from collections.abc import Callable
+from datetime import datetime
 from email.utils import formatdate
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import quote
 
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 _STILL_NEEDED_EVERY = 2.0  # seconds
@@ -59,6 +63,25 @@ class RangeHandler(SimpleHTTPRequestHandler):
         file.seek(start)
         self._left = end - start
         return file
+
+    def list_directory(self, path: "str | os.PathLike[str]") -> io.BytesIO | None:
+        """Answer with an index page in nginx's form: with sizes and dates, which the base class leaves out."""
+        lines = []
+        with os.scandir(path) as found:
+            for entry in sorted(found, key=lambda entry: entry.name):
+                status = entry.stat()
+                name = quote(entry.name, errors="surrogatepass") + ("/" if entry.is_dir() else "")
+                size = "-" if entry.is_dir() else str(status.st_size)
+                date = datetime.fromtimestamp(status.st_mtime).strftime("%d-%b-%Y %H:%M")  # noqa: DTZ006  # as nginx does
+                lines.append(f'<a href="{name}">{html.escape(entry.name)}</a>  {date}  {size}\n')
+        text = f"<html><head><title>Index of /</title></head><body><pre>{''.join(lines)}</pre></body></html>\n"
+        body = text.encode("utf-8", "replace")
+        self.send_response(HTTPStatus.OK)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self._left = len(body)
+        return io.BytesIO(body)
 
     def copyfile(self, source: BinaryIO, outputfile: BinaryIO) -> None:  # type: ignore[override]
         """Send as much as the header promised."""
