@@ -105,7 +105,7 @@ def open_source(location: Location, credentials: Credentials = NO_CREDENTIALS, d
             why = f"the Python package {client.module} is not installed"
             raise MissingClient("open", location, why, client.remedy)
     if system.isolated:
-        from probes.isolation import isolated
+        from probes.isolation.source import isolated
 
         return isolated(system, credentials, deadline)
     return load_source(system.source)(credentials, deadline)

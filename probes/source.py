@@ -1,7 +1,7 @@
 """The contract of a storage system: list it, read it, and say how QEMU gets at it.
 
 A source is written synchronously and plainly. It runs in worker threads, several at a time; one whose C library
-cannot be bounded or holds the GIL is run, unchanged, in a child process (`probes.isolation`), which
+cannot be bounded or holds the GIL is run, unchanged, in a child process (`probes.isolation.source`), which
 `probes.registry` says. Nothing is contacted before the first call, every call ends within the deadline, and all
 failures are of the family in `probes.errors`.
 """

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from probes.ceph_login import Login, addresses, checked_key, key_in, login
+from probes.ceph.login import Login, addresses, checked_key, key_in, login
 from probes.credentials import NO_CREDENTIALS, Credentials, Secret
 from probes.errors import BadLocation, Denied, NotFound
 from probes.location import Location
@@ -15,7 +15,7 @@ KEY = "AQCqKARrqVD2FBAAZ8H9bYUS3uKq1u4VXzTYdg=="
 @pytest.fixture(autouse=True)
 def no_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CEPH_CONF", raising=False)
-    monkeypatch.setattr("probes.ceph_login.CONF_PLACES", ("/nonexistent/ceph.conf",))
+    monkeypatch.setattr("probes.ceph.login.CONF_PLACES", ("/nonexistent/ceph.conf",))
 
 
 def login_at(text: str, credentials: Credentials = NO_CREDENTIALS) -> Login:
@@ -49,7 +49,7 @@ class TestLogin:
     def test_the_configuration_is_the_first_that_exists(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         conf = tmp_path / "ceph.conf"
         conf.touch()
-        monkeypatch.setattr("probes.ceph_login.CONF_PLACES", ("/nonexistent/ceph.conf", str(conf)))
+        monkeypatch.setattr("probes.ceph.login.CONF_PLACES", ("/nonexistent/ceph.conf", str(conf)))
         assert login_at("rbd:pool").conf == str(conf)
 
     def test_monitors_in_the_location_need_no_configuration(self) -> None:

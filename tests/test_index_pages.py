@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from probes.errors import BadAnswer, FarbootError
-from probes.index_pages import More, Row, WholeBucket, page_kind, rows
+from probes.web.index_pages import More, Row, WholeBucket, page_kind, rows
 
 URL = "http://h:8000/images/"
 MORNING = datetime.fromisoformat("2024-01-02T10:03")

@@ -32,8 +32,8 @@ from probes.errors import (
     NotFound,
     TimedOut,
 )
-from probes.isolation import IsolatedSource, isolated
-from probes.isolation_wire import Answer, answer_of
+from probes.isolation.source import IsolatedSource, isolated
+from probes.isolation.wire import Answer, answer_of
 from probes.location import Location
 from probes.registry import System
 from probes.source import HasSnapshots, Source, TellsUse
@@ -326,7 +326,7 @@ class TestHanging:
     def test_the_child_dies_with_a_parent_that_is_killed(self, name: str, tmp_path: Path) -> None:
         told = tmp_path / "pid"
         program = (
-            "import sys; from probes.isolation import IsolatedSource; from probes.location import Location;"
+            "import sys; from probes.isolation.source import IsolatedSource; from probes.location import Location;"
             f"IsolatedSource('tests.isolated_sources:{name}', deadline=600.0)"
             f".stat(Location('test', 'h', '/a', {str(told)!r}))"
         )
@@ -419,7 +419,7 @@ def test_a_program_that_is_odd_in_every_way_can_use_it(tmp_path: Path) -> None:
     program = tmp_path / "odd name"
     program.write_text(
         f"import sys; sys.path.insert(0, {os.getcwd()!r}); print('started')\n"
-        "from probes.isolation import IsolatedSource\nfrom probes.location import Location\n"
+        "from probes.isolation.source import IsolatedSource\nfrom probes.location import Location\n"
         "with IsolatedSource('tests.isolated_sources:Good') as source:\n"
         "    print(len(list(source.entries(Location('test', 'h', '/a', '7')))))\n"
     )

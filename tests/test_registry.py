@@ -8,7 +8,7 @@ import pytest
 
 from probes import registry
 from probes.errors import MissingClient, Unsupported
-from probes.isolation import IsolatedSource
+from probes.isolation.source import IsolatedSource
 from probes.location import SCHEMES, Location
 from probes.registry import SYSTEMS, Client, System, load_source, open_source, system_of
 from probes.source import HasSnapshots, Source, TellsUse

@@ -5,9 +5,9 @@ QEMU has no driver of that name: to it such an image is raw, and so `Image.forma
 """
 
 from probes.image import Format, Image
-from probes.media import examine_disc, find_disc
+from probes.media.look import examine_disc, find_disc
+from probes.media.sectors import size_hazards, whole_sectors
 from probes.reader import Reader
-from probes.sectors import size_hazards, whole_sectors
 
 
 class Iso(Format):

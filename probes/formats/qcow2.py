@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from probes.fields import big, text
 from probes.formats.qcow2_clusters import CannotMap, ClusterMap, MappedReader
 from probes.image import Backing, Format, Hazard, Image, Media, Verdict
-from probes.media import Findings, examine
+from probes.media.look import Findings, examine
 from probes.reader import Reader
 from probes.recording import OverBudget
 from probes.text import clean

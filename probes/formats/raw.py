@@ -5,9 +5,9 @@ the start of its raw disk, and whoever then guesses by the header opens what the
 """
 
 from probes.image import Format, Hazard, Image, Verdict
-from probes.media import examine
+from probes.media.look import examine
+from probes.media.sectors import size_hazards, whole_sectors
 from probes.reader import Reader
-from probes.sectors import size_hazards, whole_sectors
 
 
 class Raw(Format):

@@ -1,6 +1,6 @@
 """This host's own files and block devices.
 
-Folders are read with scandir(3), a batch at a time; devices are listed by lsblk (`probes.host_devices`). QEMU gets
+Folders are read with scandir(3), a batch at a time; devices are listed by lsblk (`probes.host.devices`). QEMU gets
 either as an open descriptor and never a path: its `file` driver takes regular files only, its `host_device` driver
 devices only (QEMU, docs/system/images and block/file-posix.c), and both take `/dev/fdset/N`.
 """
@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 from probes.attachment import Attachment, HostFile, Mode, QemuFacts, Route
 from probes.entry import Entry, Kind, kind_by_name
 from probes.errors import NotAContainer, NotAnImage
-from probes.host_devices import list_devices
-from probes.host_files import family_error, in_batches, kind_of, open_file, sysfs, sysfs_value, within
-from probes.host_use import use_of
+from probes.host.devices import list_devices
+from probes.host.files import family_error, in_batches, kind_of, open_file, sysfs, sysfs_value, within
+from probes.host.use import use_of
 from probes.location import Location
 from probes.reader import Reader
 from probes.source import Source, Use

@@ -32,12 +32,12 @@ from probes.errors import (
     Unreachable,
     Unsupported,
 )
-from probes.index_pages import ROW_LIMIT, More, Row, WholeBucket, page_kind, rows
+from probes.web.index_pages import ROW_LIMIT, More, Row, WholeBucket, page_kind, rows
 from probes.location import Location
 from probes.reader import Pin, Reader
 from probes.source import DEADLINE, Source
-from probes.web import Answer, proxy_for
-from probes.web_answers import (
+from probes.web.pool import Answer, proxy_for
+from probes.web.answers import (
     check_encoding,
     content_range,
     exact_body,
@@ -46,8 +46,8 @@ from probes.web_answers import (
     validator_of,
     whole_body,
 )
-from probes.web_call import Call
-from probes.web_client import Target, WebClient, url_of
+from probes.web.call import Call
+from probes.web.client import Target, WebClient, url_of
 
 HEAD = 64 << 10
 """Bytes asked for when an image is opened, and kept: what it takes to judge most images."""

@@ -18,9 +18,9 @@ import rados
 import rbd
 
 from probes.attachment import Attachment, Mode, QemuFacts, Route, RouteWish, SecretSlot
-from probes.ceph import Cluster, Shared, failure
-from probes.ceph_login import Login, addresses, login
-from probes.ceph_rbd import IMAGES, NAMESPACES, children, has_image, old_images, sizes
+from probes.ceph.cluster import Cluster, Shared, failure
+from probes.ceph.images import IMAGES, NAMESPACES, children, has_image, old_images, sizes
+from probes.ceph.login import Login, addresses, login
 from probes.credentials import NO_CREDENTIALS, Credentials
 from probes.entry import Entry, Kind
 from probes.errors import BadAnswer, BadLocation, Cancelled, Denied, NotAContainer, NotAnImage, NotFound, Unsupported

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from probes.filesystems import find_filesystem
 from probes.image import Filesystem
+from probes.media.filesystems import find_filesystem
 from tests.formats.images import MiB, judge, run, sparse
 from tests.formats.readers import FileReader, MemoryReader
 

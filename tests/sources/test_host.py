@@ -18,7 +18,7 @@ from probes.errors import (
     NotFound,
     TimedOut,
 )
-from probes.host_files import within
+from probes.host.files import within
 from probes.location import Location
 from probes.sources.host import FileSource
 from tests.sources.contract import SourceContract, Storage, content, odd_names

@@ -18,7 +18,7 @@ from probes.errors import (
     NotFound,
     TimedOut,
 )
-from probes.host_devices import entries_of
+from probes.host.devices import entries_of
 from probes.location import Location
 from probes.sources.host import DeviceSource, FileSource
 from tests.servers.loop import LoopDevice

@@ -185,7 +185,11 @@ def _python(home: Path, root: Path) -> tuple[str, Callable[[], None]]:
         def log_message(self, *_: object) -> None:
             pass
 
-    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(root)))
+    class QuietServer(http.server.ThreadingHTTPServer):
+        def handle_error(self, *_: object) -> None:
+            """A client that hangs up is no news here."""
+
+    running = QuietServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(root)))
     threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
 
     def stop() -> None:

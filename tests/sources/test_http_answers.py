@@ -24,7 +24,7 @@ from probes.errors import (
 )
 from probes.location import Location
 from probes.sources.http import HttpSource
-from probes.web_call import PROGRESS, Call
+from probes.web.call import PROGRESS, Call
 from tests.servers.faults import Drip, FaultyProxy, Listener, Scripted
 from tests.servers.nginx import Nginx, start_nginx
 from tests.servers.site import Reply, Request, Site, ranged
@@ -660,6 +660,6 @@ def test_a_real_qemu_opens_the_node(image: Location, tmp_path: Path) -> None:
 
 
 def test_the_international_name_of_a_host_is_sent_in_ascii() -> None:
-    from probes.web_client import url_of
+    from probes.web.client import url_of
 
     assert url_of(Location("http", "grün.example:8000", "/x")) == "http://xn--grn-ioa.example:8000/x"

@@ -12,7 +12,7 @@ import stat
 import struct
 from collections.abc import Iterator
 
-from probes.host_files import sysfs, sysfs_value
+from probes.host.files import sysfs, sysfs_value
 from probes.source import Use
 from probes.text import clean
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from probes.entry import Entry, Kind
 from probes.errors import BadAnswer, Crashed, MissingClient, TimedOut
-from probes.host_files import sysfs_value
+from probes.host.files import sysfs_value
 from probes.location import Location
 from probes.text import clean
 

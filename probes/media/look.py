@@ -8,10 +8,10 @@ boot catalog. Nothing is followed that would take more than a few reads.
 from dataclasses import dataclass, replace
 
 from probes.fields import little
-from probes.filesystems import find_filesystem, is_fat
 from probes.image import Filesystem, Firmware, Hazard, Media, MediaKind, Partition, Verdict
-from probes.optical import DESCRIPTORS_AT, Disc, read_disc
-from probes.partitions import BIOS_BOOT, ESP, MAX_LOGICAL, Table, is_protective, read_table
+from probes.media.filesystems import find_filesystem, is_fat
+from probes.media.optical import DESCRIPTORS_AT, Disc, read_disc
+from probes.media.partitions import BIOS_BOOT, ESP, MAX_LOGICAL, Table, is_protective, read_table
 from probes.reader import Reader
 from probes.text import clean
 

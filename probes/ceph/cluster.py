@@ -15,7 +15,7 @@ from typing import Any
 
 import rados
 
-from probes.ceph_login import HOW_TO_NAME_IT, Login, addresses, checked_key, key_in
+from probes.ceph.login import HOW_TO_NAME_IT, Login, addresses, checked_key, key_in
 from probes.credentials import Secret
 from probes.errors import (
     BadAnswer,

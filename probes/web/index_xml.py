@@ -8,7 +8,7 @@ from urllib.parse import unquote_plus
 from xml.parsers import expat
 
 from probes.errors import BadAnswer
-from probes.index_rows import Item, More, Row, WholeBucket, row, shown, stamp, with_last
+from probes.web.index_rows import Item, More, Row, WholeBucket, row, shown, stamp, with_last
 
 
 def xml_rows(chunks: Iterable[bytes], url: str) -> Iterator[Item]:

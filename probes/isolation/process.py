@@ -1,6 +1,6 @@
 """The process of an isolated source, as its parent holds it: started, asked, watched, killed and buried.
 
-`probes.isolation` tells what it is for and why it is made like this; `probes.isolation_child` is what runs in it.
+`probes.isolation.source` tells what it is for and why it is made like this; `probes.isolation.child` is what runs in it.
 """
 
 import contextlib
@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from typing import IO, cast
 
 from probes.errors import BadAnswer, Cancelled, Crashed, FarbootError, TimedOut
-from probes.isolation_wire import CALLS, Answer, Call, Setup, Unexpected, Wire, answer_of
+from probes.isolation.wire import CALLS, Answer, Call, Setup, Unexpected, Wire, answer_of
 from probes.location import Location
 
 START = 20.0
 """Seconds that a child may take to start and to import its client library."""
 
 _WORDS = 8 << 10  # bytes kept of the child's stderr
-_BOOT = "import sys; sys.path[:] = sys.argv[3:]; from probes.isolation_child import main; main()"
+_BOOT = "import sys; sys.path[:] = sys.argv[3:]; from probes.isolation.child import main; main()"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 
 from probes.errors import BadAnswer, Denied, NotFound, Unreachable, Unsupported
-from probes.index_pages import page_kind
-from probes.web import Answer, phrase
+from probes.web.index_pages import page_kind
+from probes.web.pool import Answer, phrase
 
 WHOLE = 16 << 20
 """Size in bytes up to which an image on a server without ranges is read whole."""

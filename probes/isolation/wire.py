@@ -28,7 +28,7 @@ _HEADER = struct.Struct("!IQ")
 _LIMIT = 256 << 20  # bytes; an answer that claims more comes from a child that has lost its mind
 _MODULES = frozenset(
     "probes." + name
-    for name in ("attachment", "credentials", "entry", "errors", "isolation_wire", "location", "reader", "source")
+    for name in ("attachment", "credentials", "entry", "errors", "isolation.wire", "location", "reader", "source")
 )
 _PLAIN = frozenset(
     [("builtins", "set"), ("builtins", "frozenset")]

@@ -1,6 +1,6 @@
 """A source in a child process, for those whose C library cannot be bounded, or holds the GIL, or may crash.
 
-`IsolatedSource` is itself a Source: the class it names runs unchanged in a child (`probes.isolation_child`), and
+`IsolatedSource` is itself a Source: the class it names runs unchanged in a child (`probes.isolation.child`), and
 each call is bounded from outside. A child that does not answer in time is killed, and the call raises TimedOut;
 one that ends by itself makes it raise Crashed, with the signal's name and the last words on its stderr. Either
 fails only what that child was doing: the next call starts a fresh one. Readers of a dead child stay dead, for
@@ -24,8 +24,8 @@ from probes.attachment import Attachment, Mode, QemuFacts
 from probes.credentials import NO_CREDENTIALS, Credentials
 from probes.entry import Entry
 from probes.errors import BadAnswer, Cancelled, Crashed
-from probes.isolation_process import Child
-from probes.isolation_wire import Opened, Setup
+from probes.isolation.process import Child
+from probes.isolation.wire import Opened, Setup
 from probes.location import Location
 from probes.reader import Pin, Reader
 from probes.source import DEADLINE, HasSnapshots, Source, TellsUse, Use

@@ -24,7 +24,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from probes.errors import Denied, Unreachable, Unsupported
-from probes.web_call import CURRENT, Call, HungUp, PlainSocket, TlsSocket, translated
+from probes.web.call import CURRENT, Call, HungUp, PlainSocket, TlsSocket, translated
 
 POOL_SIZE = 16
 USER_AGENT = "farboot"

@@ -1,6 +1,6 @@
 """The child process of an isolated source: it runs the source's class unchanged and answers the parent's calls.
 
-`probes.isolation_process` starts it, with its end of a socket and of a pipe as the first two arguments and the parent's
+`probes.isolation.process` starts it, with its end of a socket and of a pipe as the first two arguments and the parent's
 `sys.path` as the rest. Everything else, credentials first of all, comes over the socket.
 """
 
@@ -24,7 +24,7 @@ from probes import errors
 from probes.credentials import Credentials
 from probes.entry import Entry
 from probes.errors import FarbootError
-from probes.isolation_wire import CALLS, Answer, Call, Opened, Setup, Unexpected, Wire
+from probes.isolation.wire import CALLS, Answer, Call, Opened, Setup, Unexpected, Wire
 from probes.location import Location
 from probes.reader import Reader
 from probes.source import Source

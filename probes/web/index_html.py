@@ -12,7 +12,7 @@ from datetime import datetime
 from enum import Enum
 from urllib.parse import unquote, urljoin, urlsplit
 
-from probes.index_rows import Row, row, with_last
+from probes.web.index_rows import Row, row, with_last
 
 _TAG_LIMIT = 64 << 10
 _TAIL_LIMIT = 400

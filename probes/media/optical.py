@@ -7,8 +7,8 @@ for the boot catalog, with UEFI's platform number 0xEF (UEFI 2.10, section 13.3.
 from dataclasses import dataclass
 
 from probes.fields import little
-from probes.filesystems import iso9660_label
 from probes.image import Filesystem, Firmware
+from probes.media.filesystems import iso9660_label
 from probes.reader import Reader
 
 SECTOR = 2048

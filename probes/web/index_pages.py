@@ -12,9 +12,9 @@ import json
 from collections.abc import Iterable, Iterator
 
 from probes.errors import BadAnswer
-from probes.index_html import html_rows
-from probes.index_rows import Item, More, Row, WholeBucket, row, shown, stamp
-from probes.index_xml import xml_rows
+from probes.web.index_html import html_rows
+from probes.web.index_rows import Item, More, Row, WholeBucket, row, shown, stamp
+from probes.web.index_xml import xml_rows
 
 __all__ = ["PAGE_LIMIT", "ROW_LIMIT", "Item", "More", "Row", "WholeBucket", "page_kind", "rows"]
 

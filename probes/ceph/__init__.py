@@ -1,0 +1,1 @@
+"""Ceph, as the rbd source needs it: logging in, and reading a pool in bulk."""

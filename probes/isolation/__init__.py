@@ -1,0 +1,1 @@
+"""A source in a child process that can be killed."""

@@ -1,0 +1,1 @@
+"""What the guest would see: partition tables, filesystems, optical discs."""
