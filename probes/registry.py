@@ -70,7 +70,7 @@ SYSTEMS: tuple[System, ...] = (
         "Web server",
         ("http", "https"),
         "probes.sources.http:HttpSource",
-        clients=(Client("urllib3", "python3-urllib3", "python3-urllib3", "urllib3"),),
+        clients=(Client("requests", "python3-requests", "python3-requests", "requests"),),
         example="http://host:8000/images/",
     ),
     System(

@@ -32,11 +32,9 @@ from probes.errors import (
     Unreachable,
     Unsupported,
 )
-from probes.web.index_pages import ROW_LIMIT, More, Row, WholeBucket, page_kind, rows
 from probes.location import Location
 from probes.reader import Pin, Reader
 from probes.source import DEADLINE, Source
-from probes.web.pool import Answer, proxy_for
 from probes.web.answers import (
     check_encoding,
     content_range,
@@ -48,6 +46,8 @@ from probes.web.answers import (
 )
 from probes.web.call import Call
 from probes.web.client import Target, WebClient, url_of
+from probes.web.index_pages import ROW_LIMIT, More, Row, WholeBucket, page_kind, rows
+from probes.web.pool import Answer, proxy_for
 
 HEAD = 64 << 10
 """Bytes asked for when an image is opened, and kept: what it takes to judge most images."""

@@ -14,9 +14,9 @@ from urllib.parse import quote, urljoin, urlsplit
 from probes.credentials import Credentials
 from probes.errors import BadAnswer, BadLocation
 from probes.location import Location
-from probes.web.pool import Answer, Web
 from probes.web.answers import check_status
 from probes.web.call import Call
+from probes.web.pool import Answer, Web
 
 REDIRECTS = 10
 _QUERY_SAFE = "/:@+,=~%!$&'()*;?"

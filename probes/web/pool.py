@@ -1,6 +1,6 @@
-"""HTTP whose every call ends: urllib3's connection pool over sockets that know the call's deadline.
+"""HTTP whose every call ends: requests, over sockets that know the call's deadline.
 
-urllib3 (and requests above it) bounds each single read; a server that drips one byte a second holds it for ever, its
+requests (and urllib3 below it) bounds each single read; a server that drips one byte a second holds it for ever, its
 name look-up is not bounded at all, and nothing ends a read from another thread. Here every wait of a call (looking up
 the name, connecting, the TLS handshake, headers, body) is against one deadline, which moves on only with real progress,
 and `Call.abort` frees a thread that waits. Errors are of the family, and never quote what the server said or what we
@@ -19,7 +19,9 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
+import requests
 import urllib3
+from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
@@ -49,6 +51,30 @@ class _Pool(HTTPConnectionPool):
 
 class _TlsPool(HTTPSConnectionPool):
     ConnectionCls = _TlsConnection
+
+
+class _Adapter(HTTPAdapter):
+    """Has requests use our connections, and our judgement of certificates instead of its bundle."""
+
+    def __init__(self, manager: urllib3.PoolManager, proxy: str) -> None:
+        super().__init__(pool_maxsize=POOL_SIZE)
+        self.poolmanager = manager
+        self._proxies = {"http": proxy, "https": proxy} if proxy else None
+
+    def send(self, request: requests.PreparedRequest, *_: Any, timeout: Any = None, **__: Any) -> requests.Response:
+        return super().send(request, stream=True, timeout=timeout, proxies=self._proxies)
+
+    def get_connection_with_tls_context(self, request: requests.PreparedRequest, *_: Any, **__: Any) -> Any:
+        return self.poolmanager.connection_from_url(request.url)
+
+    def cert_verify(self, *_: Any) -> None:
+        """The manager's TLS context has it all."""
+
+    def proxy_headers(self, proxy: str) -> dict[str, str]:
+        return {}  # they are the manager's
+
+    def close(self) -> None:
+        self.poolmanager.clear()
 
 
 @dataclass
@@ -131,7 +157,7 @@ class Web:
 
     def __init__(self, ca_file: str | None = None) -> None:
         self.ca_file = ca_file
-        self._managers: dict[tuple[str, str], urllib3.PoolManager] = {}
+        self._adapters: dict[tuple[str, str], _Adapter] = {}
         self._calls: set[Call] = set()
         self._closed = False
         self._lock = threading.Lock()
@@ -152,21 +178,13 @@ class Web:
 
     def get(self, call: Call, url: str, headers: Mapping[str, str]) -> Answer:
         """Send one GET, follow nothing, and return the answer once its headers are there."""
-        manager = self._manager(call, url)
+        adapter = self._adapter(call, url)
         headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **headers}
         for attempt in (1, 2):
             try:
                 with translated(call):
-                    response = manager.urlopen(
-                        "GET",
-                        url,
-                        headers=headers,
-                        redirect=False,
-                        retries=False,
-                        preload_content=False,
-                        decode_content=False,
-                        timeout=call.remaining(),
-                    )
+                    request = requests.Request("GET", url, headers).prepare()
+                    response = adapter.send(request, timeout=call.remaining()).raw
                     return Answer(call, url, response.status, response.headers, response)
             except HungUp as error:
                 # A server may end a connection that rested just when we use it again: that says nothing about it.
@@ -179,25 +197,25 @@ class Web:
         with self._lock:
             self._closed = True
             calls = list(self._calls)
-            managers, self._managers = list(self._managers.values()), {}
+            adapters, self._adapters = list(self._adapters.values()), {}
         for call in calls:
             call.abort()
-        for manager in managers:
-            manager.clear()
+        for adapter in adapters:
+            adapter.close()
 
-    def _manager(self, call: Call, url: str) -> urllib3.PoolManager:
+    def _adapter(self, call: Call, url: str) -> _Adapter:
         parts = urlsplit(url)
         proxy = proxy_for(parts.scheme, parts.hostname or "")
         needs_tls = "https" in {parts.scheme, urlsplit(proxy).scheme}
         key = ("https" if needs_tls else "http", proxy)
         call.remaining()
         with self._lock:
-            manager = self._managers.get(key)
-        if manager is None:
-            manager = _make_manager(call, proxy, self._context(call) if needs_tls else None)
+            adapter = self._adapters.get(key)
+        if adapter is None:
+            adapter = _Adapter(_make_manager(call, proxy, self._context(call) if needs_tls else None), proxy)
             with self._lock:
-                manager = self._managers.setdefault(key, manager)
-        return manager
+                adapter = self._adapters.setdefault(key, adapter)
+        return adapter
 
     def _context(self, call: Call) -> ssl.SSLContext:
         # Not create_default_context: Python 3.13's is so strict that authorities made with plain openssl, which curl

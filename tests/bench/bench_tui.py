@@ -22,14 +22,11 @@ from tests.screens.fakes import HOME, FakeEngine, FakeGuests, entry
 
 COUNT = 100_000
 
-_BARE = (
-    "from textual.app import App\n"
-    "class Bare(App):\n def on_mount(self):\n  self.call_after_refresh(self.exit)\nBare().run()"
-)
+_BARE = "from textual.app import App\napp = App()\napp.call_later(app.call_after_refresh, app.exit)\napp.run()"
 _OURS = (
     "from app.engine import Engine\nfrom app.tui import FarbootApp\nfrom probes.location import Location\n"
-    "class Ours(FarbootApp):\n def on_mount(self):\n  super().on_mount()\n  self.call_after_refresh(self.exit)\n"
-    "Ours(Engine(), Location.parse('/usr/bin/')[0]).run()"
+    "app = FarbootApp(Engine(), Location.parse('/usr/bin/')[0])\n"
+    "app.call_later(app.call_after_refresh, app.exit)\napp.run()"
 )
 
 
@@ -54,7 +51,7 @@ def _in_terminal(code: str) -> None:
     os.close(theirs)
     reader = threading.Thread(target=_drain, args=(ours,), daemon=True)
     reader.start()
-    process.wait()
+    assert process.wait() == 0
     reader.join(1)
     os.close(ours)
 
