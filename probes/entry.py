@@ -7,41 +7,10 @@ from enum import StrEnum
 from probes.location import Location
 
 # Extensions by which disk images are known. A name decides only how a row is shown: what a file is, its bytes tell.
-_IMAGE_ENDINGS = frozenset(
-    [
-        "bin",
-        "bochs",
-        "cloop",
-        "cow",
-        "dd",
-        "dmg",
-        "efi",
-        "fd",
-        "flp",
-        "hdd",
-        "hds",
-        "img",
-        "ima",
-        "image",
-        "iso",
-        "luks",
-        "ova",
-        "ovf",
-        "parallels",
-        "qcow",
-        "qcow2",
-        "qed",
-        "raw",
-        "udf",
-        "vdi",
-        "vfd",
-        "vhd",
-        "vhdx",
-        "vmdk",
-        "vpc",
-        "wic",
-    ]
-)
+_IMAGE_ENDINGS = frozenset({
+    "bin", "bochs", "cloop", "cow", "dd", "dmg", "efi", "fd", "flp", "hdd", "hds", "img", "ima", "image", "iso", "luks",
+    "ova", "ovf", "parallels", "qcow", "qcow2", "qed", "raw", "udf", "vdi", "vfd", "vhd", "vhdx", "vmdk", "vpc", "wic",
+})  # fmt: skip
 _COMPRESSED_ENDINGS = frozenset(["bz2", "gz", "lz4", "xz", "zip", "zst", "7z"])
 
 

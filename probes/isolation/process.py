@@ -1,6 +1,7 @@
 """The process of an isolated source, as its parent holds it: started, asked, watched, killed and buried.
 
-`probes.isolation.source` tells what it is for and why it is made like this; `probes.isolation.child` is what runs in it.
+`probes.isolation.source` tells what it is for and why it is made like this; `probes.isolation.child` is what runs in
+it.
 """
 
 import contextlib

@@ -40,7 +40,7 @@ class Site:
             protocol_version = "HTTP/1.1"
             disable_nagle_algorithm = True
 
-            def do_GET(self) -> None:  # noqa: N802 - the base class looks for this name
+            def do_GET(self) -> None:
                 request = Request(self.path, {name.title(): value for name, value in self.headers.items()})
                 site.requests.append(request)
                 reply = answer(request)
