@@ -5,6 +5,7 @@ wait for when it ends. Each job here has its own daemon thread; a job nobody wan
 what it says is dropped.
 """
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -58,9 +59,11 @@ def start(pump: MessagePump, work: Callable[[Job], None], failed: Callable[[Farb
             work(job)
         except FarbootError as error:
             job.tell(failed, error)
-        except Exception as error:  # noqa: BLE001 a defect must cost its own pane, not the program
+        except Exception as error:
+            if os.environ.get("FARBOOT_TRACEBACK"):
+                raise
             why = f"{type(error).__name__}: {error}"
-            job.tell(failed, Crashed("do", "this", why, "this is a defect in Farboot"))
+            job.tell(failed, Crashed("do", "this", why, "this is a bug in Farboot; FARBOOT_TRACEBACK=1 shows where"))
 
     threading.Thread(target=run, name="farboot-job", daemon=True).start()
     return job

@@ -2,7 +2,9 @@
 
 import gc
 import os
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar
 
 from rich.text import Text
@@ -18,6 +20,7 @@ from app.screens.contract import Engine, Guests
 from app.screens.room import Room
 from probes.errors import Denied, FarbootError
 from probes.location import Location
+from probes.text import clean, shell_word
 from widgets.cells import counted
 
 if TYPE_CHECKING:
@@ -93,7 +96,7 @@ class FarbootApp(App[None], inherit_bindings=False):
         self._guests_job = None
         self.guests = guests
         for screen in self.screen_stack:
-            if isinstance(screen, Room):
+            if isinstance(screen, Room) and screen.is_mounted:
                 screen.guests_changed(guests)
 
     def _guests_unseen(self, error: FarbootError) -> None:
@@ -109,7 +112,6 @@ class FarbootApp(App[None], inherit_bindings=False):
     def stop_guest(self, guest: "SessionInfo") -> None:
         """Ask how a guest shall be stopped, and do it. One that ended is taken off the list."""
         from app.screens.dialogs import Ask, Choice
-        from probes.text import clean
 
         def stop(force: bool) -> None:
             ask(self, lambda: self.guests_api.stop(guest.id, force), lambda _: self._look_at_guests(), self.fail)
@@ -125,6 +127,30 @@ class FarbootApp(App[None], inherit_bindings=False):
         text = "Its disk is a throwaway overlay: whatever happens to it, the image stays as it is."
         choices = (Choice("s", "shut it down"), Choice("f", "end it at once"))
         self.push_screen(Ask(f"Stop {clean(guest.name)}?", text, choices), answered)
+
+    # Defects
+
+    @property
+    def defect(self) -> Exception | None:
+        """What ended the program, if nothing should have."""
+        return self._exception
+
+    def _handle_exception(self, error: Exception) -> None:
+        """Textual would print a traceback with everybody's local variables: end as quietly as `q` does instead.
+
+        What fails while everything is being taken down after a `q` is nobody's concern any more.
+        """
+        if self._exception is None and not self._exit:
+            self._exception = error
+            self._exception_event.set()
+            self._return_code = 1
+        self._close_messages_no_wait()
+
+    def thread_failed(self, failure: threading.ExceptHookArgs) -> None:
+        """A defect in a thread that nobody waits for ends the program like any other."""
+        if isinstance(failure.exc_value, Exception):
+            with suppress(RuntimeError):  # the program has ended by itself: its event loop is closed
+                self.call_later(self._handle_exception, failure.exc_value)
 
     # What rooms share
 
@@ -150,6 +176,17 @@ class FarbootApp(App[None], inherit_bindings=False):
             return
         self.copy_to_clipboard(text)
         self.say(f"{what} was sent to the terminal's clipboard")
+
+    def copy_command(self, location: Location, script: str) -> None:
+        """Send a script to the clipboard; where there is none, say how to have it in a file."""
+        if self.linux_console:
+            from app.screens.dialogs import Show
+
+            way = f"farboot command {shell_word(str(location))} > boot.sh"
+            text = f"This terminal has no clipboard. To have the script in a file, leave Farboot and type\n\n{way}"
+            self.push_screen(Show("The command", text))
+        else:
+            self.copy("The command", script)
 
     def ask_credentials(self, error: Denied, location: Location, then: Callable[[], None]) -> None:
         """Ask for what a server wants, remember it, and go on."""
@@ -201,6 +238,16 @@ def calm_collector() -> None:
 
 
 def run(engine: Engine, start: Location | None) -> None:
-    """Run the application until the person quits."""
+    """Run the application until the person quits.
+
+    Raises what ended it otherwise, once the terminal is as it was; guests go on either way.
+    """
     calm_collector()
-    FarbootApp(engine, start).run()
+    app = FarbootApp(engine, start)
+    before, threading.excepthook = threading.excepthook, app.thread_failed
+    try:
+        app.run()
+    finally:
+        threading.excepthook = before
+    if app.defect is not None:
+        raise app.defect

@@ -39,9 +39,16 @@ def main() -> None:
             try:
                 for theme, size in (("farboot", DESK), ("farboot-ansi", CONSOLE)):
                     asyncio.run(_tour(str(location), theme, size))
+                    _stop_guests()
             finally:
-                for guest in session.sessions():
-                    session.stop(guest.id, force=True)
+                _stop_guests()
+
+
+def _stop_guests() -> None:
+    """End them, and then take them off the list."""
+    for _ in range(2):
+        for guest in session.sessions():
+            session.stop(guest.id, force=True)
 
 
 async def _tour(url: str, theme: str, size: tuple[int, int]) -> None:

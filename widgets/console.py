@@ -126,6 +126,9 @@ class Console(ScrollView, can_focus=True):
 
     async def _on_key(self, event: events.Key) -> None:
         if not self.holding:
+            if event.key == "enter" and not self.closed:  # at once: what is typed on behind it is the guest's already
+                event.stop()
+                self.holding = True
             return
         event.stop()
         event.prevent_default()
@@ -156,9 +159,9 @@ class Console(ScrollView, can_focus=True):
         width = self.scrollable_content_region.width
         base = self.rich_style
         index = y + round(self.scroll_offset.y)
-        if not self.serial.received and y == 1:
+        if self.serial.is_blank and 1 <= y <= len(words := self.placeholder.splitlines()):
             faint = self.get_component_rich_style("console--faint")
-            return Strip([Segment(f"  {self.placeholder}", faint)]).adjust_cell_length(width, base)
+            return Strip([Segment(f"  {words[y - 1]}", faint)]).adjust_cell_length(width, base)
         if index >= len(self.serial):
             return Strip.blank(width, base)
         return self._line(index, base).adjust_cell_length(width, base)

@@ -32,10 +32,12 @@ class Details(VerticalScroll):
     ]
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         "details--good", "details--ask", "details--bad", "details--faint", "details--title", "details--code",
+        "details--more",
     }  # fmt: skip
     DEFAULT_CSS = """
     Details { padding: 0 1; scrollbar-gutter: auto; }
     Details > Static { height: auto; width: 1fr; }
+    Details > .more { dock: bottom; height: 1; display: none; }
     """
 
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 Textual's own name for it
@@ -44,8 +46,9 @@ class Details(VerticalScroll):
         self.compact = False
 
     def compose(self) -> ComposeResult:
-        """One text, as long as need be."""
-        yield Static()
+        """One text, as long as need be, and a line that says so where it is longer than the room."""
+        yield Static(id="text")
+        yield Static(classes="more", markup=False)
 
     def show(self, facts: Facts) -> None:
         """Show these facts, from their top when they are about something else."""
@@ -58,7 +61,37 @@ class Details(VerticalScroll):
     def redraw(self) -> None:
         """Draw the facts again: the colours or the room changed."""
         if self.is_mounted:
-            self.query_one(Static).update(self._draw())
+            self.query_one("#text", Static).update(self._draw())
+            self.call_after_refresh(self._say_more)
+
+    def _say_more(self) -> None:
+        """Nothing is cut silently: say how many lines are below, and the key that leads there."""
+        more, room = self.query_one(".more", Static), self.content_size.height
+        length = self.query_one("#text").outer_size.height
+        more.display = length > room > 2
+        below = length - (room - 1) - round(self.scroll_offset.y)
+        if more.display and below > 0:
+            lines = "1 more line" if below == 1 else f"{below} more lines"
+            more.update(Text(f"... {lines}: {'down' if self.has_focus else 'tab'}", self._style("more")))
+        else:
+            more.update("")
+
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        """What is below changes."""
+        super().watch_scroll_y(old_value, new_value)
+        self._say_more()
+
+    def on_resize(self) -> None:
+        """The room changes, too."""
+        self.call_after_refresh(self._say_more)
+
+    def on_focus(self) -> None:
+        """It is scrolled from here on."""
+        self._say_more()
+
+    def on_blur(self) -> None:
+        """It is gone to first."""
+        self._say_more()
 
     def _style(self, name: str) -> Style:
         return self.get_component_rich_style(f"details--{name}", partial=True)

@@ -62,7 +62,7 @@ class FilterLine(Horizontal):
     def begin(self) -> None:
         """Show the line and type into it."""
         self.display = True
-        self.query_one(Input).focus()
+        self.screen.set_focus(self.query_one(Input))  # now: the next key is text already
 
     def reset(self) -> None:
         """Clear and hide the line."""

@@ -22,6 +22,7 @@ class Listing(RowsView):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter,right,l", "choose", "Open", show=False),
+        Binding("enter,right,l", "choose_image", "Snapshots", key_display="enter"),
     ]
     COMPONENT_CLASSES: ClassVar[set[str]] = {"listing--container", "listing--image"}
 
@@ -29,6 +30,7 @@ class Listing(RowsView):
         super().__init__(id=id)
         self.rows = Rows()
         self.placeholder = ""
+        self.has_snapshots: Callable[[Entry], bool] = lambda _entry: False
         self.moved_by_hand = False
         self._settled = False
 
@@ -39,6 +41,12 @@ class Listing(RowsView):
         if self.rows.needle and len(self.rows):
             return "Nothing matches. Esc clears the filter."
         return self.placeholder
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """The key that opens says so where that is not plain."""
+        if action in {"choose", "choose_image"}:
+            return (action == "choose_image") == (self.entry is not None and self.has_snapshots(self.entry))
+        return True
 
     @property
     def row(self) -> Row | None:
@@ -95,6 +103,8 @@ class Listing(RowsView):
         """Open what is under the cursor."""
         if self.row is not None:
             self.post_message(self.Chosen(self))
+
+    action_choose_image = action_choose
 
     def draw_row(self, index: int, width: int, base: Style, selected: bool) -> list[Segment]:
         row = self.rows.visible[index]

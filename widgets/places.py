@@ -33,7 +33,7 @@ class Place:
 class PlacesView(RowsView):
     """Places under a cursor that steps over headings."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter,right,l", "choose", "Open", show=False)]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter,right,l", "choose", "Open", key_display="enter")]
 
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 Textual's own name for it
         super().__init__(id=id)
@@ -72,6 +72,10 @@ class PlacesView(RowsView):
             index += step
         if 0 <= index < len(self.places):
             super().move_to(index)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """What is off cannot be opened."""
+        return action != "choose" or (self.place is not None and not self.place.missing)
 
     def action_choose(self) -> None:
         """Open the place under the cursor."""

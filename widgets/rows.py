@@ -26,16 +26,16 @@ class Order(Enum):
 
 
 class Row:
-    """An entry, and what showing, finding and sorting it needs."""
+    """An entry, and what showing, finding and sorting it needs. A `leading` one stays with the containers, first."""
 
     __slots__ = ("entry", "folded", "key", "rank", "shown", "stamp")
 
-    def __init__(self, entry: Entry) -> None:
+    def __init__(self, entry: Entry, leading: bool = False) -> None:
         name = clean(entry.name)
         self.entry = entry
         self.shown = name
         self.folded = name.casefold()
-        self.rank = 0 if entry.kind is Kind.CONTAINER else 1
+        self.rank = 0 if leading or entry.kind is Kind.CONTAINER else 1
         self.key = f"{self.rank}{natural(self.folded)}\0{name}"
         self.stamp = _stamp(entry)
 

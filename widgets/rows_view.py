@@ -56,6 +56,7 @@ class RowsView(ScrollView, can_focus=True):
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 Textual's own name for it
         super().__init__(id=id)
         self.cursor = 0
+        self._conclusion = ""
 
     def row_count(self) -> int:
         """How many rows there are."""
@@ -68,6 +69,12 @@ class RowsView(ScrollView, can_focus=True):
     def empty_text(self) -> str:
         """What to say where there are no rows."""
         return ""
+
+    def conclude(self, text: str) -> None:
+        """Say `text` below the last row, where there is room."""
+        if text != self._conclusion:
+            self._conclusion = text
+            self.refresh()
 
     def rows_changed(self) -> None:
         """Tell the view that rows came, went or changed."""
@@ -108,7 +115,8 @@ class RowsView(ScrollView, can_focus=True):
         index = y + round(self.scroll_offset.y)
         base = self.rich_style
         if index >= self.row_count():
-            text = self.empty_text() if y == 1 and self.row_count() == 0 else ""
+            text = self._conclusion if index == self.row_count() + 1 else ""
+            text = self.empty_text() if y == 1 and self.row_count() == 0 else text
             faint = self.get_component_rich_style("rows--faint")
             return Strip([Segment(f"  {text}", faint)]).adjust_cell_length(width, base)
         selected = index == self.cursor

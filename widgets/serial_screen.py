@@ -80,6 +80,13 @@ class SerialScreen:
         return len(self._screen.history) + LINES
 
     @property
+    def is_blank(self) -> bool:
+        """Whether nothing can be read on it: a firmware that only clears the screen has said nothing."""
+        if self._screen.history:
+            return False
+        return all(character.data == " " for line in self._screen.buffer.values() for character in line.values())
+
+    @property
     def used(self) -> int:
         """How many lines there are but for the empty ones below the cursor."""
         last = self._screen.cursor.y

@@ -64,10 +64,9 @@ def serve(
     with contextlib.ExitStack() as until_taken_over:
         until_taken_over.callback(reader.close)
         judged = judge(reader, location, expected)
-        with _listening(socket_path) as listener:
-            until_taken_over.pop_all()
-            reopen = functools.partial(open_again, location, credentials, expected, judged)
-            asyncio.run(_serve_until_told(listener, reader, reopen, judged, patience))
+        reopen = functools.partial(open_again, location, credentials, expected, judged)
+        until_taken_over.pop_all()
+        asyncio.run(_serve_until_told(socket_path, reader, reopen, judged, patience))
 
 
 def credentials_from_stdin() -> Credentials:
@@ -130,7 +129,7 @@ class BridgedImage:
 
 
 async def _serve_until_told(
-    listener: socket.socket, reader: Reader, reopen: Callable[[], Reader], judged: JudgedBytes, patience: Patience
+    path: str, reader: Reader, reopen: Callable[[], Reader], judged: JudgedBytes, patience: Patience
 ) -> None:
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -138,13 +137,11 @@ async def _serve_until_told(
         if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell's background jobs have it
             loop.add_signal_handler(number, told.set)
     image = BridgedImage(reader, reopen, judged, _Teller(), patience)
-    serving = asyncio.create_task(serve_clients(listener, image))
-    try:
+    with contextlib.closing(image), _listening(path) as listener:
+        serving = asyncio.create_task(serve_clients(listener, image))
         await told.wait()
-    finally:
         serving.cancel()
         await asyncio.wait({serving})
-        image.close()
 
 
 class _Teller:

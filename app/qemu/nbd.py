@@ -1,9 +1,9 @@
 """The server's side of NBD, read-only: what the bridge speaks with QEMU.
 
 Follows https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md: fixed newstyle negotiation without TLS, one
-export named "", simple replies (structured ones would pay only for holes, which our storage seldom tells). Several
-connections may read at once, the requests of each run side by side, and replies go out as they are ready. Whatever a
-client sends costs its own connection at most.
+export named "", simple or structured replies. (With simple ones QEMU 7.2 loses its place in the stream when it reads
+the last sector of an image whose size is no multiple of 512.) Several connections may read at once, the requests of
+each run side by side, and replies go out as they are ready. Whatever a client sends costs its own connection at most.
 
 A connection holds at most `IN_FLIGHT` requests or `IN_FLIGHT_BYTES`, whichever comes first, and there are at most
 `CONNECTIONS` of them. QEMU opens one and keeps 16 requests in flight.
@@ -36,17 +36,21 @@ _REQUEST = struct.Struct(">IHHQQI")
 _REQUEST_MAGIC = 0x25609513
 _REPLY = struct.Struct(">IIQ")
 _REPLY_MAGIC = 0x67446698
+_CHUNK_HEADER = struct.Struct(">IHHQI")
+_CHUNK_MAGIC = 0x668E33EF
+_CHUNK_DONE = 1
+_CHUNK_OFFSET_DATA, _CHUNK_ERROR = 1, 0x8001
 _LONGEST_OPTION = 8192
-_CHUNK = 4096
+_RECEIVED_AT_ONCE = 4096
 
-_OPT_EXPORT_NAME, _OPT_ABORT, _OPT_LIST, _OPT_INFO, _OPT_GO = 1, 2, 3, 6, 7
+_OPT_EXPORT_NAME, _OPT_ABORT, _OPT_LIST, _OPT_INFO, _OPT_GO, _OPT_STRUCTURED_REPLY = 1, 2, 3, 6, 7, 8
 _REP_ACK, _REP_SERVER, _REP_INFO = 1, 2, 3
 _REP_ERR_UNSUP, _REP_ERR_INVALID, _REP_ERR_UNKNOWN = 0x80000001, 0x80000003, 0x80000006
 _INFO_EXPORT, _INFO_BLOCK_SIZE = 0, 3
 _CMD_READ, _CMD_WRITE, _CMD_DISC, _CMD_FLUSH, _CMD_TRIM, _CMD_WRITE_ZEROES = 0, 1, 2, 3, 4, 6
-_HAS_FLAGS, _READ_ONLY, _CAN_MULTI_CONN = 1 << 0, 1 << 1, 1 << 8
+_HAS_FLAGS, _READ_ONLY, _SEND_DF, _CAN_MULTI_CONN = 1 << 0, 1 << 1, 1 << 7, 1 << 8
 _EXPORT_FLAGS = _HAS_FLAGS | _READ_ONLY | _CAN_MULTI_CONN
-_FLAG_FUA = 1 << 0
+_FLAG_FUA, _FLAG_DF = 1 << 0, 1 << 2  # neither asks for anything that we would not do anyway
 
 
 class Export(Protocol):
@@ -98,8 +102,8 @@ async def converse(client: socket.socket, export: Export) -> None:
     wire = _Wire(client)
     try:
         async with asyncio.timeout(HANDSHAKE_SECONDS):
-            await _negotiate(wire, export.size)
-        await _Transmission(wire, export).run()
+            structured = await _negotiate(wire, export.size)
+        await _Transmission(wire, export, structured).run()
     except (_Gone, OSError, TimeoutError):
         pass  # its own doing, or its own end: other clients are none the wiser
     finally:
@@ -146,42 +150,52 @@ class _Wire:
 
     async def _receive(self) -> None:
         # Few bytes at a time, and a turn for everyone else: a busy client must not hold the loop.
-        chunk = await self._loop.sock_recv(self._client, _CHUNK)
+        chunk = await self._loop.sock_recv(self._client, _RECEIVED_AT_ONCE)
         if not chunk:
             raise _Gone
         self._received += chunk
-        if len(chunk) == _CHUNK:
+        if len(chunk) == _RECEIVED_AT_ONCE:
             await asyncio.sleep(0)
 
 
-async def _negotiate(wire: _Wire, size: int) -> None:
-    """Answer options until the client enters transmission. Raises _Gone when it does not."""
+async def _negotiate(wire: _Wire, size: int) -> bool:
+    """Answer options until the client enters transmission; return whether it wants structured replies.
+
+    Raises _Gone when it enters nothing.
+    """
     await wire.send(_GREETING)
     flags = int.from_bytes(await wire.take(4), "big")
     if flags & ~0b11:
         raise _Gone
+    structured = False
     while True:
         magic, option, length = _OPTION.unpack(await wire.take(_OPTION.size))
         if magic != b"IHAVEOPT" or length > _LONGEST_OPTION:
             raise _Gone
         data = await wire.take(length)
+        export = struct.pack(">QH", size, _EXPORT_FLAGS | (_SEND_DF if structured else 0))
         if option == _OPT_EXPORT_NAME:
             if data:
                 raise _Gone  # the only way in which this option can say that there is no such export
-            await wire.send(struct.pack(">QH", size, _EXPORT_FLAGS), b"" if flags & 0b10 else bytes(124))
-            return
-        for kind, reply in _option_replies(option, data, size):
+            await wire.send(export, b"" if flags & 0b10 else bytes(124))
+            return structured
+        replies = _option_replies(option, data, export)
+        for kind, reply in replies:
             await wire.send(_OPTION_REPLY.pack(_OPTION_REPLY_MAGIC, option, kind, len(reply)), reply)
-            if option == _OPT_GO and kind == _REP_ACK:
-                return
+        accepted = replies[-1][0] == _REP_ACK
         if option == _OPT_ABORT:
             raise _Gone
+        if option == _OPT_GO and accepted:
+            return structured
+        structured = structured or (option == _OPT_STRUCTURED_REPLY and accepted)
 
 
-def _option_replies(option: int, data: bytes, size: int) -> list[tuple[int, bytes]]:
-    """Return the replies to one option, as (type, data)."""
+def _option_replies(option: int, data: bytes, export: bytes) -> list[tuple[int, bytes]]:
+    """Return the replies to one option, as (type, data); `export` is our size and flags."""
     if option == _OPT_ABORT:
         return [(_REP_ACK, b"")]
+    if option == _OPT_STRUCTURED_REPLY:
+        return [(_REP_ERR_INVALID if data else _REP_ACK, b"")]
     if option == _OPT_LIST:
         return [(_REP_ERR_INVALID, b"")] if data else [(_REP_SERVER, bytes(4)), (_REP_ACK, b"")]
     if option not in (_OPT_INFO, _OPT_GO):
@@ -193,7 +207,7 @@ def _option_replies(option: int, data: bytes, size: int) -> list[tuple[int, byte
     if name_length:
         return [(_REP_ERR_UNKNOWN, b"")]
     return [
-        (_REP_INFO, struct.pack(">HQH", _INFO_EXPORT, size, _EXPORT_FLAGS)),
+        (_REP_INFO, struct.pack(">H", _INFO_EXPORT) + export),
         (_REP_INFO, struct.pack(">HIII", _INFO_BLOCK_SIZE, 1, PREFERRED_READ, LONGEST_READ)),
         (_REP_ACK, b""),
     ]
@@ -202,10 +216,10 @@ def _option_replies(option: int, data: bytes, size: int) -> list[tuple[int, byte
 class _Transmission:
     """The phase in which a client reads."""
 
-    def __init__(self, wire: _Wire, export: Export) -> None:
+    def __init__(self, wire: _Wire, export: Export, structured: bool) -> None:
         self._wire = wire
         self._export = export
-        self._size = export.size
+        self._structured = structured
         self._running: set[asyncio.Task[None]] = set()
         self._bytes = 0
         self._room = asyncio.Event()
@@ -237,12 +251,13 @@ class _Transmission:
             error = errno.EPERM
         elif command == _CMD_FLUSH:
             error = 0  # there is never anything to flush
-        await self._reply(cookie, error)
+        await self._wire.send(_REPLY.pack(_REPLY_MAGIC, error, cookie))
         return True
 
     async def _read(self, flags: int, cookie: int, offset: int, length: int) -> None:
-        if flags & ~_FLAG_FUA or not 0 < length <= LONGEST_READ or offset + length > self._size:
-            await self._reply(cookie, errno.EINVAL)
+        known = _FLAG_FUA | (_FLAG_DF if self._structured else 0)
+        if flags & ~known or not 0 < length <= LONGEST_READ or offset + length > self._export.size:
+            await self._fail(cookie, errno.EINVAL)
             return
         while len(self._running) >= IN_FLIGHT or (self._running and self._bytes + length > IN_FLIGHT_BYTES):
             self._room.clear()
@@ -250,13 +265,13 @@ class _Transmission:
         try:
             answer = self._export.read(offset, length)
         except FarbootError:
-            await self._reply(cookie, errno.EIO)
+            await self._fail(cookie, errno.EIO)
             return
         if isinstance(answer, bytes):
-            await self._reply(cookie, 0, answer)
+            await self._give(cookie, offset, answer)
             return
         self._bytes += length
-        task = asyncio.create_task(self._answer_later(cookie, answer))
+        task = asyncio.create_task(self._answer_later(cookie, offset, answer))
         self._running.add(task)
         task.add_done_callback(functools.partial(self._finished, length))
 
@@ -265,20 +280,30 @@ class _Transmission:
         self._bytes -= length
         self._room.set()
 
-    async def _answer_later(self, cookie: int, answer: Awaitable[bytes]) -> None:
-        try:
-            data = await answer
-        except FarbootError:
-            await self._send_late(cookie, errno.EIO)
-        except Exception:  # a mistake of ours, which asyncio tells: the guest must not wait for ever
-            await self._send_late(cookie, errno.EIO)
-            raise
+    async def _answer_later(self, cookie: int, offset: int, answer: Awaitable[bytes]) -> None:
+        with contextlib.suppress(OSError):  # of our socket: the client is gone, which the reading side sees as well
+            try:
+                data = await answer
+            except FarbootError:
+                await self._fail(cookie, errno.EIO)
+            except Exception:  # a mistake of ours, which asyncio tells: the guest must not wait for ever
+                await self._fail(cookie, errno.EIO)
+                raise
+            else:
+                await self._give(cookie, offset, data)
+
+    async def _give(self, cookie: int, offset: int, data: bytes) -> None:
+        if self._structured:
+            kind, length = _CHUNK_OFFSET_DATA, 8 + len(data)
+            head = _CHUNK_HEADER.pack(_CHUNK_MAGIC, _CHUNK_DONE, kind, cookie, length) + offset.to_bytes(8, "big")
         else:
-            await self._send_late(cookie, 0, data)
+            head = _REPLY.pack(_REPLY_MAGIC, 0, cookie)
+        await self._wire.send(head, data)
 
-    async def _send_late(self, cookie: int, error: int, data: bytes = b"") -> None:
-        with contextlib.suppress(OSError):  # the client is gone, which the reading side sees as well
-            await self._reply(cookie, error, data)
-
-    async def _reply(self, cookie: int, error: int, data: bytes = b"") -> None:
-        await self._wire.send(_REPLY.pack(_REPLY_MAGIC, error, cookie), data)
+    async def _fail(self, cookie: int, error: int) -> None:
+        """Answer a read with an error."""
+        if self._structured:
+            head = _CHUNK_HEADER.pack(_CHUNK_MAGIC, _CHUNK_DONE, _CHUNK_ERROR, cookie, 6)
+            await self._wire.send(head, struct.pack(">IH", error, 0))
+        else:
+            await self._wire.send(_REPLY.pack(_REPLY_MAGIC, error, cookie))

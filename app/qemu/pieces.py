@@ -22,6 +22,8 @@ LONGEST_RUN = 1 << 20
 CACHE = 32 << 20
 FURTHEST_AHEAD = 2 << 20
 AHEAD_RUNS = 4
+NEAR = 1 << 20
+"""Bytes: reads that are in flight together lie within it, if they are part of the same."""
 _STREAMS = 32
 
 Fetch = Callable[[int, int], Awaitable[bytes]]
@@ -37,19 +39,38 @@ class _Run:
 
 
 class _Stream:
-    """One straight reader: how far ahead of it we look, and up to where that was done."""
+    """Reads that lie near each other, one after the other: perhaps somebody who reads straight ahead.
 
-    __slots__ = ("ahead", "window")
+    QEMU does not keep the order of what it has in flight, so straight is what covers most of the way it makes.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("ahead", "end", "read", "start", "window")
+
+    def __init__(self, offset: int, end: int) -> None:
+        self.start = offset
+        self.end = end
+        self.read = end - offset
         self.window = 0
-        self.ahead = 0
+        self.ahead = end
+        """Up to where was looked ahead."""
+
+    def is_near(self, offset: int) -> bool:
+        """Whether a read at `offset` belongs to it."""
+        return -NEAR <= offset - self.end <= NEAR
 
     def read_on(self, offset: int, end: int) -> bool:
-        """Note the next read; whether it is time to fetch more ahead, which is then `window` bytes past its end."""
-        if self.ahead - end > self.window // 2:
+        """Note the next read; whether it is time to fetch more ahead, which is then `window` bytes past the end."""
+        has_advanced = end > self.end
+        self.start, self.end = min(self.start, offset), max(self.end, end)
+        self.read = min(self.read + end - offset, self.end - self.start)
+        if self.end - self.start > 4 * NEAR:  # what was long ago counts for less
+            self.start += (self.end - self.start) // 2
+            self.read //= 2
+        is_straight = 2 * self.read >= self.end - self.start
+        if not has_advanced or not is_straight or self.ahead - self.end > self.window // 2:
             return False
         self.window = min(max(2 * self.window, end - offset, PIECE), FURTHEST_AHEAD)
+        self.ahead = max(self.ahead, self.end - NEAR)
         return True
 
 
@@ -64,7 +85,7 @@ class Pieces:
         self._size = size
         self._kept: OrderedDict[int, bytes] = OrderedDict()
         self._coming: dict[int, _Run] = {}
-        self._streams: OrderedDict[int, _Stream] = OrderedDict()
+        self._streams: list[_Stream] = []  # the one used last comes first
         self._ahead_runs = 0
 
     def read(self, offset: int, length: int) -> bytes | Awaitable[bytes]:
@@ -128,19 +149,20 @@ class Pieces:
 
     def _look_ahead(self, offset: int, end: int) -> None:
         """Note that `offset` to `end` is being read, and fetch what a straight reader will want next."""
-        stream = self._streams.pop(offset, None)
-        if stream is None:
-            self._streams[end] = _Stream()
-            if len(self._streams) > _STREAMS:
-                self._streams.popitem(last=False)
-            return
-        self._streams[end] = stream
-        if stream.read_on(offset, end):
-            self._fetch_ahead(stream, end)
+        for stream in self._streams:
+            if stream.is_near(offset):
+                if self._streams[0] is not stream:
+                    self._streams.remove(stream)
+                    self._streams.insert(0, stream)
+                if stream.read_on(offset, end):
+                    self._fetch_ahead(stream)
+                return
+        self._streams.insert(0, _Stream(offset, end))
+        del self._streams[_STREAMS:]
 
-    def _fetch_ahead(self, stream: _Stream, end: int) -> None:
-        index = -(-max(stream.ahead, end) // PIECE)
-        stop = -(-min(end + stream.window, self._size) // PIECE)
+    def _fetch_ahead(self, stream: _Stream) -> None:
+        index = -(-stream.ahead // PIECE)
+        stop = -(-min(stream.end + stream.window, self._size) // PIECE)
         while index < stop and self._ahead_runs < AHEAD_RUNS:
             if index in self._kept or index in self._coming:
                 index += 1
@@ -149,7 +171,7 @@ class Pieces:
             self._ahead_runs += 1
             run.task.add_done_callback(self._ahead_done)
             index = run.stop // PIECE
-        stream.ahead = max(end, index * PIECE)
+        stream.ahead = max(stream.ahead, index * PIECE)
 
     def _ahead_done(self, _: asyncio.Task[bytes]) -> None:
         self._ahead_runs -= 1

@@ -9,7 +9,7 @@ from textual.containers import Container, Horizontal, Vertical
 from textual.widgets import Input
 
 from app.screens.contract import Engine
-from app.screens.folder import Folder
+from app.screens.folder import Folder, has_snapshots
 from app.screens.look import Look
 from app.screens.places import examples, places
 from app.screens.room import Room
@@ -39,8 +39,9 @@ class Browse(Room):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("b", "boot", "Boot"),
         Binding("v", "command", "Command"),
-        Binding("slash", "filter", "Filter", key_display="/"),
-        Binding("o", "open", "Go to"),
+        # These two are asked before the panes: what is typed on at once, or in one burst, belongs to their lines.
+        Binding("slash", "filter", "Filter", key_display="/", priority=True),
+        Binding("o", "open", "Go to", priority=True),
         Binding("escape,backspace,left,h", "back", "Back", key_display="esc"),
         Binding("r", "reload", "Reload"),
         Binding("y", "copy_location", "Copy", show=False),
@@ -76,6 +77,7 @@ class Browse(Room):
         """Begin where the person said, or at the places."""
         self.places.show(places(self._opened))
         self.listing.placeholder = _WELCOME
+        self.listing.has_snapshots = self._has_snapshots
         if self._start_at is not None:
             self.open(self._start_at)
         else:
@@ -136,8 +138,10 @@ class Browse(Room):
         self.query_one(FilterLine).reset()
 
     def _place_changed(self) -> None:
-        location = self.folder.location if self.folder else ""
-        self.top_bar.show(str(location), self._visit.state)
+        folder = self.folder
+        if folder is not None:
+            self.listing.conclude(folder.conclusion)
+        self.top_bar.show(str(folder.location) if folder else "", self._visit.state)
 
     def _listed(self, folder: Folder) -> None:
         self.listing.placeholder = "Nothing here. Esc goes back."
@@ -218,9 +222,17 @@ class Browse(Room):
         if entry.kind is Kind.CONTAINER:
             self._enter(Folder(entry.location))
             return
+        if self._has_snapshots(entry):
+            self._enter(Folder(entry.location, of_image=True))
+            return
         if entry.kind is Kind.OTHER and self.details.facts.image is None:
             self._look.now()
         self.details.focus()
+
+    def _has_snapshots(self, entry: Entry) -> bool:
+        """Whether snapshots are what is in `entry`; in their own listing nothing is."""
+        listed = self.folder is not None and self.folder.of_image
+        return entry.kind is Kind.IMAGE and not listed and has_snapshots(entry.location)
 
     def action_back(self) -> None:
         """One level back: from the description, the filter, the folder, the storage."""
@@ -329,10 +341,16 @@ class Browse(Room):
         entry = self.listing.entry
         return entry if entry is not None and entry.kind is not Kind.CONTAINER else None
 
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+    def allows(self, action: str) -> bool:
         """Which keys do something now."""
         if action in {"boot", "command", "copy_command"}:
             return self.image_entry is not None and self.focused is not self.places
+        if action == "open":
+            return not isinstance(self.focused, Input)
+        if action == "back":
+            return self.folder is not None or self.focused is not self.places
+        if action == "filter" and self.focused is self.places:
+            return False
         if action in {"filter", "reload", "sort"}:
             return self.folder is not None and not isinstance(self.focused, Input)
         return True
@@ -368,4 +386,4 @@ class Browse(Room):
 
         if self.image_entry is not None:
             location = self.image_entry.location
-            fetch_script(self, self._engine, location, lambda text: self.farboot.copy("The command", text))
+            fetch_script(self, self._engine, location, lambda script: self.farboot.copy_command(location, script))

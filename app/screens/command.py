@@ -76,7 +76,7 @@ class CommandRoom(Room):
             text.append(f"\n\n{error.hint}")
         self.query_one("#script > Static", Static).update(text)
 
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+    def allows(self, action: str) -> bool:
         """There is nothing to copy before it is known."""
         return bool(self.script) if action == "copy" else True
 
@@ -86,7 +86,7 @@ class CommandRoom(Room):
 
     def action_copy(self) -> None:
         """Copy the script."""
-        self.farboot.copy("The command", self.script)
+        self.farboot.copy_command(self._location, self.script)
 
     def action_scroll(self, lines: int) -> None:
         """Scroll."""

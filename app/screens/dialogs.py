@@ -59,7 +59,12 @@ class Ask(ModalScreen[str | None]):
 class Show(ModalScreen[None]):
     """A text to read, or to mark with the mouse, where no clipboard can be reached."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,enter,q", "dismiss", "Close")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,enter,q", "dismiss", "Close"),
+        Binding("k", "scroll(-1)", "Up", show=False),
+        Binding("j", "scroll(1)", "Down", show=False),
+        Binding("space", "scroll(10)", "Page down", show=False),
+    ]
 
     def __init__(self, title: str, text: str | RenderableType) -> None:
         super().__init__()
@@ -73,7 +78,21 @@ class Show(ModalScreen[None]):
             yield Static(Text(self._title), classes="dialog-title")
             with VerticalScroll(classes="dialog-text"):
                 yield Static(text)
-            yield Static(Text.assemble(("esc", "bold"), " closes"), classes="dialog-keys")
+            yield Static(classes="dialog-keys")
+
+    def on_resize(self) -> None:
+        """Say so where there is more than is seen."""
+        self.call_after_refresh(self._say_keys)
+
+    def _say_keys(self) -> None:
+        keys = Text.assemble(("esc", "bold"), " closes")
+        if self.query_one(VerticalScroll).max_scroll_y > 0:
+            keys.append_text(Text.assemble("    ", ("down", "bold"), " goes on: there is more below"))
+        self.query_one(".dialog-keys", Static).update(keys)
+
+    def action_scroll(self, lines: int) -> None:
+        """Scroll."""
+        self.query_one(VerticalScroll).scroll_relative(y=lines, animate=False)
 
 
 _FIELDS = {

@@ -2,11 +2,14 @@
 
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 
 from app.background import Job, Lane
 from probes.entry import Entry, Kind
 from probes.errors import FarbootError, NotAContainer
 from probes.location import Location
+from probes.registry import SYSTEMS
+from probes.source import HasSnapshots, Source
 from widgets.rows import Row, Rows
 
 PAUSE = 0.05
@@ -18,12 +21,14 @@ _SMALLEST_BATCH = 5000
 class Folder:
     """What is known of a place, and where the person was in it.
 
-    `wanted` is the entry that the cursor should go to. `aside` says what could not be had, where something else
-    could (the listing around an image, say).
+    With `of_image` the place is an image: it and its snapshots are what is in it. `wanted` is the entry that the
+    cursor should go to. `aside` says what could not be had, where something else could (the listing around an image,
+    say).
     """
 
-    def __init__(self, location: Location, wanted: Location | None = None) -> None:
+    def __init__(self, location: Location, wanted: Location | None = None, of_image: bool = False) -> None:
         self.location = location
+        self.of_image = of_image
         self.wanted = wanted
         self.rows = Rows()
         self.cursor = 0
@@ -33,9 +38,25 @@ class Folder:
         self.aside: FarbootError | None = None
         self._arrived: deque[Row] = deque()
 
-    def receive(self, entry: Entry) -> None:
+    def receive(self, entry: Entry, leading: bool = False) -> None:
         """Take an entry, from any thread."""
-        self._arrived.append(Row(entry))
+        self._arrived.append(Row(entry, leading))
+
+    @property
+    def noun(self) -> str:
+        """What its entries are called."""
+        return "snapshot" if self.of_image else "entry"
+
+    @property
+    def count(self) -> int:
+        """How many of them came; an image is not one of its own snapshots."""
+        return len(self.rows) - 1 if self.of_image and len(self.rows) else len(self.rows)
+
+    @property
+    def conclusion(self) -> str:
+        """What is worth saying below the last row."""
+        alone = self.done and self.of_image and self.error is None and not self.count
+        return "It has no snapshots. b boots it as it is, esc goes back." if alone else ""
 
     def take(self) -> list[Row]:
         """Give the rows that arrived, but not more than can be merged without a pause that is felt."""
@@ -54,6 +75,9 @@ def fill(lane: Lane, folder: Folder, job: Job, certain: bool) -> None:
     A place that turns out to be an image is shown among its neighbours. Raises FarbootError.
     """
     with lane.source(folder.location) as source:
+        if folder.of_image:
+            _receive_snapshots(source, folder, job)
+            return
         if not certain and not folder.location.is_container:
             entry = source.stat(folder.location)
             if entry.kind is not Kind.CONTAINER:
@@ -76,6 +100,10 @@ def _fill_around(lane: Lane, folder: Folder, job: Job, entry: Entry) -> None:
     found = False
     try:
         with lane.source(outer) as source:
+            if has_snapshots(outer) and source.stat(outer).kind is Kind.IMAGE:
+                folder.of_image = True
+                _receive_snapshots(source, folder, job)
+                return
             for neighbour in source.entries(outer):
                 if job.cancelled:
                     return
@@ -85,6 +113,18 @@ def _fill_around(lane: Lane, folder: Folder, job: Job, entry: Entry) -> None:
         folder.aside = error
     if not found:
         folder.receive(entry)
+
+
+def has_snapshots(location: Location) -> bool:
+    """Whether images of this storage system can have snapshots: their names are all that is needed to know."""
+    return any(location.scheme in system.schemes and HasSnapshots in system.abilities for system in SYSTEMS)
+
+
+def _receive_snapshots(source: Source, folder: Folder, job: Job) -> None:
+    """Both can be booted: the image as it is now, which comes first, and what it was."""
+    folder.receive(replace(source.stat(folder.location), note="the image as it is now"), leading=True)
+    if isinstance(source, HasSnapshots):
+        _receive(source.snapshots(folder.location), folder, job)
 
 
 def _receive(entries: Iterator[Entry], folder: Folder, job: Job) -> None:

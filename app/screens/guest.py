@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _TAKE = 0.05
 _LOOK = 1.5
 _QUIET = 4.0
+_WAITING = "Waiting for its first words on its serial line.\np shows its screen, where many a guest speaks instead."
 
 
 class GuestRoom(Room):
@@ -65,7 +66,7 @@ class GuestRoom(Room):
     def on_mount(self) -> None:
         """Take up the serial line."""
         console = self.query_one(Console)
-        console.placeholder = "Nothing yet on its serial line ..."
+        console.placeholder = _WAITING
         console.focus()
         self.query_one(Picture).display = False
         self._line = Line(self._connect)
@@ -89,7 +90,7 @@ class GuestRoom(Room):
 
     @property
     def takes_all_keys(self) -> bool:
-        return self.console.holding
+        return self.is_mounted and self.console.holding
 
     @property
     def console(self) -> Console:
@@ -107,16 +108,16 @@ class GuestRoom(Room):
             return
         data = line.take()
         if data:
-            first = not self.console.serial.received
+            blank = self.console.serial.is_blank
             self.console.feed(data)
-            if first and self.picture.display and not self._chosen:
+            if blank and not self.console.serial.is_blank and self.picture.display and not self._chosen:
                 self._show_picture(False)
         elif line.ended and not self.console.closed:
             error = line.error
             why = error.why if isinstance(error, FarbootError) else "it said nothing"
             self.console.close(f"Its serial line is closed: {why}")
             self.refresh_bindings()
-        quiet = not self.console.serial.received and time.monotonic() - self._began > _QUIET
+        quiet = self.console.serial.is_blank and time.monotonic() - self._began > _QUIET
         if quiet and not self._chosen and not self.picture.display and not self._guest.is_over:
             self._show_picture(True)  # many images say nothing on a serial line: their screen is where they speak
 
@@ -218,7 +219,7 @@ class GuestRoom(Room):
 
     # What the person does
 
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+    def allows(self, action: str) -> bool:
         """Which keys do something now."""
         if self.console.holding and action not in {"release"}:
             return False

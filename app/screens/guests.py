@@ -21,8 +21,13 @@ class GuestsRoom(Room):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("x", "stop", "Stop"),
+        Binding("x", "forget", "Remove"),
         Binding("escape,backspace,left,h,g", "leave", "Back", key_display="esc"),
     ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._can_be_stopped = (False, False)
 
     def compose_room(self) -> ComposeResult:
         yield GuestsTable(id="guests")
@@ -36,7 +41,7 @@ class GuestsRoom(Room):
         super().guests_changed(guests)
         now = time.time()
         table = self.query_one(GuestsTable)
-        before = table.guest
+        before = self._can_be_stopped
         table.show(
             [
                 GuestLine(
@@ -53,7 +58,8 @@ class GuestsRoom(Room):
         )
         over = sum(guest.is_over for guest in guests)
         self.top_bar.show(state=f"{over} over" if over else "")
-        if (before is None) != (table.guest is None):
+        self._can_be_stopped = self.allows("stop"), self.allows("forget")
+        if before != self._can_be_stopped:
             self.refresh_bindings()
 
     @property
@@ -62,6 +68,11 @@ class GuestsRoom(Room):
         line = self.query_one(GuestsTable).guest
         return next((guest for guest in self.farboot.guests if line is not None and guest.id == line.id), None)
 
+    @on(RowsView.Moved)
+    def moved(self) -> None:
+        """Another guest may be over."""
+        self.refresh_bindings()
+
     @on(RowsView.Chosen)
     def chosen(self) -> None:
         """Go to its console."""
@@ -69,9 +80,11 @@ class GuestsRoom(Room):
         if guest is not None:
             self.farboot.show_guest(guest)
 
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+    def allows(self, action: str) -> bool:
         """Only what there is can be stopped."""
-        return self.guest is not None if action == "stop" else True
+        if action in {"stop", "forget"}:
+            return self.guest is not None and self.guest.is_over == (action == "forget")
+        return True
 
     def action_leave(self) -> None:
         """Back."""
@@ -81,6 +94,8 @@ class GuestsRoom(Room):
         """Stop the guest under the cursor."""
         if self.guest is not None:
             self.farboot.stop_guest(self.guest)
+
+    action_forget = action_stop
 
 
 def _first_running(guest: "SessionInfo") -> tuple[bool, float]:

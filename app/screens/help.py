@@ -19,7 +19,8 @@ _KEYS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     (
         "Looking for an image",
         (
-            ("b", "boot it: read-only, what the guest writes is thrown away"),
+            ("b", "boot it: what the guest writes is thrown away"),
+            ("enter", "on a Ceph image: its snapshots, which boot as well"),
             ("o", "open any location, typed or pasted"),
             ("/", "show only the names that contain what you type"),
             ("> <", "sort by name, largest first, newest first"),
@@ -36,7 +37,7 @@ _KEYS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
             ("ctrl+]", "stop typing into it (Esc and Ctrl-C go to the guest)"),
             ("p", "its screen, or its serial console"),
             ("i", "what it runs, and how to see it by VNC"),
-            ("x", "stop it"),
+            ("x", "stop it; one that is over leaves the list"),
             ("esc", "back; the guest goes on"),
         ),
     ),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from rich.text import Text
-from textual import on
+from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
@@ -56,6 +56,14 @@ class OpenLocation(ModalScreen[Opened | None]):
         view.show(places)
         view.styles.height = min(len(places), 10)
         self.query_one(Input).focus()
+
+    def on_key(self, event: events.Key) -> None:
+        """What is typed while another part has the focus, or none yet, belongs into the line all the same."""
+        line = self.query_one(Input)
+        if event.is_printable and event.character and self.focused is not line:
+            event.stop()
+            line.insert_text_at_cursor(event.character)
+            line.focus()
 
     def action_suggestions(self) -> None:
         """Go to the suggestions."""

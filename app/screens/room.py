@@ -39,6 +39,14 @@ class Room(Screen[None]):
         """Whether no key is a command just now."""
         return False
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Which keys do something now: none before the room is furnished."""
+        return self.is_mounted and self.allows(action)
+
+    def allows(self, action: str) -> bool:
+        """Whether the action can be taken now, for a room that has some which cannot always be."""
+        return True
+
     @property
     def top_bar(self) -> TopBar:
         """The line above."""
@@ -61,7 +69,8 @@ class Room(Screen[None]):
 
     def on_screen_resume(self) -> None:
         """Show what changed while another room was in front."""
-        self.guests_changed(self.farboot.guests)
+        if self.is_mounted:
+            self.guests_changed(self.farboot.guests)
 
     def on_resize(self, event: events.Resize) -> None:
         """Say so where there is no room for a room."""

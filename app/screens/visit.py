@@ -50,10 +50,10 @@ class Visit:
         folder = self.folder
         if folder is None:
             return ""
-        count = len(folder.rows)
-        state = counted(count, "entry")
+        count = folder.count
+        state = counted(count, folder.noun)
         if folder.rows.needle:
-            state = f"{len(folder.rows.visible):,} of {count:,}"
+            state = f"{len(folder.rows.visible):,} of {len(folder.rows):,}"
         if not folder.done:
             state = f"{state}, arriving ..." if count else "listing ..."
         elif folder.error is not None:
@@ -85,9 +85,9 @@ class Visit:
             return
         entry = self._listing().entry
         wanted = entry.location if entry else self.folder.wanted
-        location = self.folder.location
+        again = Folder(self.folder.location, wanted, self.folder.of_image)
         self.forget()
-        self.enter(Folder(location, wanted), certain=False)
+        self.enter(again, certain=False)
 
     def forget(self) -> None:
         """Let go of servers, and of all that was seen: with other credentials it may look otherwise."""

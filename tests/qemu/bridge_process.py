@@ -84,6 +84,12 @@ class BridgeProcess:
         return "".join(self._proc(name) for name in ("cmdline", "environ"))
 
     @property
+    def children(self) -> list[int]:
+        """The processes that it has started, by id."""
+        tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
+        return [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+
+    @property
     def peak_memory(self) -> int:
         """The most memory it has had so far, in bytes."""
         line = next(line for line in self._proc("status").splitlines() if line.startswith("VmHWM:"))

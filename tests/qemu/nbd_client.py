@@ -48,8 +48,10 @@ class Client:
         self.writer = writer
         self.size = 0
         self.flags = 0
+        self.structured = False
         self._cookies = itertools.count(1)
         self._lengths: dict[int, int] = {}
+        self._offsets: dict[int, int] = {}
 
     @classmethod
     async def connected(cls, path: Path) -> Self:
@@ -60,9 +62,12 @@ class Client:
         return client
 
     @classmethod
-    async def ready(cls, path: Path) -> Self:
+    async def ready(cls, path: Path, structured: bool = False) -> Self:
         """Negotiated: ready to read."""
         client = await cls.connected(path)
+        if structured:
+            assert await client.option(STRUCTURED_REPLY) == [(ACK, b"")]
+            client.structured = True
         replies = await client.option(GO, struct.pack(">IH", 0, 0))
         assert replies[-1] == (ACK, b"")
         _, client.size, client.flags = struct.unpack(">HQH", replies[0][1])
@@ -83,14 +88,30 @@ class Client:
         """Send a request; its cookie."""
         cookie = next(self._cookies)
         self._lengths[cookie] = length if command == READ else 0
+        self._offsets[cookie] = offset
         self.writer.write(struct.pack(">IHHQQI", 0x25609513, flags, command, cookie, offset, length) + payload)
         return cookie
 
     async def reply(self) -> Reply:
         """The next reply, whichever request it answers."""
         magic, error, cookie = struct.unpack(">IIQ", await self.reader.readexactly(16))
+        if magic == 0x668E33EF:
+            return await self._chunk(error, cookie)
         assert magic == 0x67446698
+        assert not self.structured or not self._lengths[cookie], "a read is answered by a chunk once that is agreed"
         return Reply(cookie, error, b"" if error else await self.reader.readexactly(self._lengths.pop(cookie)))
+
+    async def _chunk(self, flags_and_type: int, cookie: int) -> Reply:
+        assert self.structured
+        length = int.from_bytes(await self.reader.readexactly(4), "big")
+        body = await self.reader.readexactly(length)
+        if flags_and_type == 0x1_8001:
+            assert body[4:] == b"\0\0"
+            return Reply(cookie, int.from_bytes(body[:4], "big"), b"")
+        assert flags_and_type == 0x1_0001
+        assert int.from_bytes(body[:8], "big") == self._offsets[cookie]
+        assert length == 8 + self._lengths.pop(cookie)
+        return Reply(cookie, 0, body[8:])
 
     async def ask(self, command: int, offset: int = 0, length: int = 0, payload: bytes = b"", flags: int = 0) -> Reply:
         """Send a request and wait for its reply, the only one due."""
@@ -105,6 +126,8 @@ class Client:
             return await self.reader.read() == b""
         except ConnectionError:
             return True
+        finally:
+            self.close()
 
     def close(self) -> None:
         self.writer.close()

@@ -1,4 +1,7 @@
-"""The bridge as QEMU meets it: a process of its own, in front of real servers."""
+"""The bridge as QEMU meets it: a process of its own, in front of real servers.
+
+Long, for every promise of the bridge is tested through the whole of it, on the same servers and images.
+"""
 
 import asyncio
 import contextlib
@@ -26,6 +29,7 @@ from probes.credentials import Credentials, Secret
 from probes.source import DEADLINE
 from tests.qemu.bridge_process import BridgeProcess, judged
 from tests.qemu.nbd_client import READ, Client, qemu
+from tests.servers.ceph import Ceph
 from tests.servers.faults import FaultyProxy
 from tests.servers.nginx import Nginx, start_nginx
 from tests.servers.server import wait_until
@@ -311,6 +315,23 @@ async def test_an_image_that_stays_away_becomes_read_errors_and_the_bridge_lives
         (site.folder / "elsewhere").rename(site.folder / "image.raw")
         assert await read(client, 5_000_000, 4096) == CONTENT[5_000_000:5_004_096]
         client.close()
+
+
+async def test_an_image_in_ceph_is_served_though_the_process_that_reads_it_crashes(ceph: Ceph, tmp_path: Path) -> None:
+    pool = ceph.fresh_pool()
+    ceph.image(pool, "disk", CONTENT)
+    (tmp_path / "copy").write_bytes(CONTENT)
+    with BridgeProcess(tmp_path / "b", f"rbd:{pool}/disk:conf={ceph.conf}") as bridge:
+        client = await Client.ready(bridge.path)
+        assert await read(client, 5_000_000, 4096) == CONTENT[5_000_000:5_004_096]
+        (reader,) = bridge.children
+        os.kill(reader, signal.SIGKILL)
+        assert await read(client, 9_000_000, 4096) == CONTENT[9_000_000:9_004_096]
+        client.close()
+        command = ("qemu-img", "compare", "-f", "raw", "-F", "raw", bridge.uri, str(tmp_path / "copy"))
+        assert await qemu(*command) == (0, "Images are identical.\n")
+        (reader,) = bridge.children
+    wait_until(lambda: not _is_running(reader), "the end of the process that reads")
 
 
 # Change

@@ -1,4 +1,7 @@
-"""The NBD protocol, against a client that keeps to it, one that does not, and QEMU."""
+"""The NBD protocol, against a client that keeps to it, one that does not, and QEMU.
+
+Long, for it goes through the protocol from the greeting to the goodbye.
+"""
 
 import asyncio
 import errno
@@ -98,9 +101,27 @@ def path(tmp_path: Path) -> Path:
 async def test_qemu_reads_the_very_bytes(path: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     copy.write_bytes(CONTENT)
+    uri = f"nbd+unix:///?socket={path}"
     async with serving(Memory(), path):
-        said = await qemu("qemu-img", "compare", "-f", "raw", "-F", "raw", f"nbd+unix:///?socket={path}", str(copy))
-    assert said == (0, "Images are identical.\n")
+        assert (await qemu("qemu-img", "compare", "-f", "raw", "-F", "raw", uri, str(copy)))[0] == 0
+
+
+@pytest.mark.parametrize("size", [1, 511, 513, 2_000_000, 3_000_001])
+async def test_qemu_copies_images_of_every_size(path: Path, tmp_path: Path, size: int) -> None:
+    async with serving(Memory(CONTENT[:size], far=100), path):
+        command = (
+            "qemu-img",
+            "convert",
+            "-f",
+            "raw",
+            "-O",
+            "raw",
+            f"nbd+unix:///?socket={path}",
+            str(tmp_path / "copy"),
+        )
+        assert await qemu(*command) == (0, "")
+    copied = (tmp_path / "copy").read_bytes()
+    assert copied == CONTENT[:size] + bytes(-size % 512), "QEMU counts in sectors"
 
 
 async def test_qemu_cannot_open_it_for_writing(path: Path) -> None:
@@ -148,7 +169,7 @@ async def test_the_oldest_way_in_works_too(path: Path, zeroes: int) -> None:
         writer.close()
 
 
-@pytest.mark.parametrize("option", [0, 4, STARTTLS, STRUCTURED_REPLY, 9, META_CONTEXT, 0xFFFFFFFF])
+@pytest.mark.parametrize("option", [0, 4, STARTTLS, 9, META_CONTEXT, 0xFFFFFFFF])
 async def test_other_options_are_declined_and_negotiation_goes_on(path: Path, option: int) -> None:
     async with serving(Memory(), path):
         client = await Client.connected(path)
@@ -216,6 +237,22 @@ async def test_reads_outside_are_invalid_and_the_next_one_works(
         client.close()
 
 
+async def test_structured_replies_are_given_to_those_who_ask_for_them(path: Path) -> None:
+    async with serving(Memory(), path):
+        client = await Client.connected(path)
+        assert await client.option(STRUCTURED_REPLY, b"x") == [(INVALID, b"")]
+        client.close()
+        client = await Client.ready(path, structured=True)
+        assert client.flags == 0b1_1000_0011  # the DF flag, too
+        for offset, length in ((0, 4096), (1_048_000, 5000), (2_999_999, 2)):
+            assert (await client.ask(READ, offset, length)).data == CONTENT[offset : offset + length]
+        assert (await client.ask(READ, 10, 10, flags=1 << 2)).data == CONTENT[10:20]
+        assert (await client.ask(READ, 3_000_001, 1)).error == errno.EINVAL
+        assert (await client.ask(FLUSH)).error == 0
+        assert (await client.ask(WRITE, 0, 512, payload=bytes(512))).error == errno.EPERM
+        client.close()
+
+
 async def test_a_length_beyond_the_protocol_is_refused_before_it_costs_memory(path: Path) -> None:
     class Endless(Memory):
         @property
@@ -261,11 +298,11 @@ async def test_a_failed_read_is_an_input_output_error_and_the_next_one_works(pat
             raise Unreachable("read", "it", "nobody answers")
 
     async with serving(Failing(), path):
-        client = await Client.ready(path)
-        assert (await client.ask(READ, 2_000_000, 512)).error == errno.EIO
-        assert (await client.ask(READ, 1, 512)).error == errno.EIO
-        assert (await client.ask(READ, 0, 512)).data == CONTENT[:512]
-        client.close()
+        for client in (await Client.ready(path), await Client.ready(path, structured=True)):
+            assert (await client.ask(READ, 2_000_000, 512)).error == errno.EIO
+            assert (await client.ask(READ, 1, 512)).error == errno.EIO
+            assert (await client.ask(READ, 0, 512)).data == CONTENT[:512]
+            client.close()
 
 
 async def test_the_requests_of_one_connection_run_at_once_and_are_answered_as_they_finish(path: Path) -> None:
@@ -377,7 +414,7 @@ async def test_more_connections_than_it_keeps_are_closed_and_room_is_made_again(
                 clients.append(await Client.ready(path))
                 break
             except (asyncio.IncompleteReadError, ConnectionError):
-                await asyncio.sleep(0)  # its goodbye is still on the way
+                await asyncio.sleep(0)  # the goodbye is still on its way
         for client in clients:
             assert (await client.ask(READ, 0, 1)).data == CONTENT[:1]
             client.close()

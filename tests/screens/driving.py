@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from textual import events
 from textual.pilot import Pilot
 
 from app.engine import Engine as RealEngine
@@ -50,6 +51,14 @@ class Drive:
     async def press(self, *keys: str) -> None:
         """Press keys, one after the other."""
         await self.pilot.press(*keys)
+
+    def burst(self, *keys: str) -> None:
+        """Have keys arrive all at once, as a slow line or a fast hand brings them: nothing happens in between."""
+        for key in keys:
+            character = key if len(key) == 1 else None
+            event = events.Key(key, character)
+            event.set_sender(self.app)
+            self.app._driver.send_message(event)  # type: ignore[union-attr] # a running application has one
 
     async def type(self, text: str) -> None:
         """Type a text."""

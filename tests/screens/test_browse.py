@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from textual.widgets import Input
 
 from probes.location import Location
 from tests.screens.driving import driving
@@ -113,6 +114,21 @@ async def test_a_filter_that_matches_nothing_says_how_to_get_out(images: Path) -
         await drive.until_seen("Nothing matches. Esc clears the filter.")
 
 
+async def test_what_is_typed_in_one_burst_with_the_slash_is_text(images: Path) -> None:
+    async with driving(images) as drive:
+        await drive.until_listed("disk10.raw")
+        drive.burst("slash", "q", "b", "x")
+        await drive.until(lambda: drive.browse.listing.rows.needle == "qbx")
+        assert drive.app.is_running
+
+
+async def test_a_location_typed_in_one_burst_is_not_lost(images: Path) -> None:
+    async with driving(images) as drive:
+        await drive.until_listed("disk10.raw")
+        drive.burst("o", *"rbdq")
+        await drive.until(lambda: [line.value for line in drive.app.screen.query(Input)] == ["rbdq"], "the text")
+
+
 async def test_an_empty_folder_says_that_it_is_empty(tmp_path: Path) -> None:
     async with driving(tmp_path) as drive:
         await drive.until_seen("Nothing here", "0 entries")
@@ -191,6 +207,14 @@ async def test_the_location_is_copied_and_said_to_be(images: Path) -> None:
         assert drive.app.clipboard == str(images / "disk1.raw")
 
 
+async def test_on_a_bare_console_a_script_is_had_by_a_command(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "linux")
+    async with driving(images / "disk1.raw", size=(200, 24)) as drive:
+        await drive.until_listed("disk1.raw")
+        await drive.press("Y")
+        await drive.until_seen("no clipboard", "farboot command", "> boot.sh")
+
+
 async def test_on_a_bare_console_the_location_is_shown_instead(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "linux")
     async with driving(images / "disk1.raw") as drive:
@@ -209,6 +233,25 @@ async def test_the_whole_command_is_one_key_away_and_can_be_copied(images: Path)
         await drive.until(lambda: "qemu-system" in drive.app.clipboard)
         await drive.press("escape")
         assert drive.app.screen is drive.browse
+
+
+async def test_a_description_that_is_longer_than_its_room_says_so_and_how_to_see_it(tmp_path: Path) -> None:
+    long = "x" * 200 + "-and-the-end.qcow2"
+    qcow2(tmp_path / "disk.qcow2", "-F", "raw", "-b", f"/{long}", "-u")
+    async with driving(tmp_path, size=(60, 20)) as drive:
+        await drive.until_seen("Backing", "more lines: tab")
+        await drive.press("tab")
+        await drive.until(lambda: drive.browse.details.has_focus)
+        await drive.press("end")
+        await drive.until(lambda: "more line" not in drive.screen)
+        await drive.pilot.resize_terminal(120, 50)
+        await drive.until(lambda: "more line" not in drive.screen)
+
+
+async def test_help_that_is_longer_than_the_screen_says_so(images: Path) -> None:
+    async with driving(images) as drive:
+        await drive.press("question_mark")
+        await drive.until_seen("there is more below")
 
 
 async def test_b_on_a_folder_does_nothing(images: Path) -> None:

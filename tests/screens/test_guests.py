@@ -1,5 +1,7 @@
 """Guests: started by one key, watched, typed into, left running, stopped."""
 
+import contextlib
+import socket
 from dataclasses import replace
 
 import pytest
@@ -155,7 +157,53 @@ async def test_its_screen_is_shown_as_text_where_it_is_text() -> None:
         await drive.press("p")
         await drive.until_seen("Memtest86+ v6.10", "Pass 3%")
         await drive.press("p")
-        await drive.until_seen("Nothing yet on its serial line")
+        await drive.until_seen("Waiting for its first words on its serial line", "p shows its screen")
+
+
+@pytest.mark.parametrize("said", [b"", b"\x1b[2J\x1b[H", b"\r\n\r\n   "], ids=["nothing", "a clear screen", "blanks"])
+async def test_while_nothing_can_be_read_on_its_serial_line_the_room_says_what_it_waits_for(said: bytes) -> None:
+    guests = FakeGuests([guest("a-1", "a.img")], said)
+    async with driving(HOME, FakeEngine(), guests) as drive:
+        await open_first_guest(drive)
+        await drive.until_seen("Waiting for its first words on its serial line", "p shows its screen")
+        guests.lines[0].sendall(b"GRUB loading")
+        await drive.until_seen("GRUB loading")
+        assert "Waiting" not in drive.screen
+
+
+async def test_the_last_of_a_guests_eighty_columns_is_seen_on_a_console_of_eighty() -> None:
+    guests = FakeGuests([guest("a-1", "a.img")], b"%079d#\r\n" % 0 * 60 + b"the end")
+    async with driving(HOME, FakeEngine(), guests) as drive:
+        await open_first_guest(drive)
+        await drive.until_seen("the end", f"{0:079d}#")
+
+
+def heard(line: socket.socket) -> bytes:
+    """All that was typed into this line so far."""
+    with contextlib.suppress(BlockingIOError):
+        return line.recv(1000, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    return b""
+
+
+async def test_what_is_typed_in_one_burst_with_the_key_that_begins_it_reaches_the_guest() -> None:
+    guests = FakeGuests([guest("a-1", "a.img")], b"login: ")
+    async with driving(HOME, FakeEngine(), guests) as drive:
+        await open_first_guest(drive)
+        await drive.until_seen("login:")
+        drive.burst("enter", "q", "r", "o", "o", "t")
+        await drive.until(lambda: heard(guests.lines[0]) == b"qroot", "the guest to hear it")
+
+
+async def test_a_guest_that_is_over_is_taken_off_the_list_by_the_same_key() -> None:
+    guests = FakeGuests([guest("a-1", "a.img", SessionState.ENDED), guest("b-2", "b.img")])
+    async with driving(HOME, FakeEngine(), guests) as drive:
+        await drive.until_seen("1 guest")
+        await drive.press("g")
+        await drive.until_seen("x Stop")
+        await drive.press("down")
+        await drive.until_seen("x Remove")
+        await drive.press("x")
+        await drive.until(lambda: guests.stopped == [("a-1", False)])
 
 
 async def test_a_silent_serial_line_gives_way_to_the_screen() -> None:

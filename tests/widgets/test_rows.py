@@ -35,6 +35,15 @@ def test_containers_come_first_whatever_the_order() -> None:
         assert shown(rows)[0] == "z"
 
 
+def test_a_row_that_leads_stays_first_whatever_the_order() -> None:
+    rows = Rows()
+    image = Entry(HOME.child("z"), "z", Kind.IMAGE, 1)
+    rows.add([row("a", size=9), Row(image, leading=True), row("b", size=3)])
+    for order in Order:
+        rows.sort(order)
+        assert shown(rows)[0] == "z"
+
+
 def test_orders_by_size_and_time_put_the_largest_and_newest_first() -> None:
     rows = Rows()
     rows.add([row("a", size=1, modified=datetime(2020, 1, 1)), row("b", size=5), row("c")])  # noqa: DTZ001

@@ -21,6 +21,12 @@ def test_text_colours_and_cursor_movements_are_drawn() -> None:
     assert screen.line(0)[3].fg == "red"
 
 
+def test_what_cannot_be_read_is_blank() -> None:
+    assert fed(b"\x1b[2J\x1b[H\r\n  \x1b[7m \x1b[0m").is_blank
+    assert not fed(b"\r\n .").is_blank
+    assert not fed(b"GRUB" + b"\r\n" * 100).is_blank
+
+
 def test_lines_that_leave_at_the_top_are_kept() -> None:
     screen = fed(b"".join(b"line %d\r\n" % number for number in range(100)))
     assert screen.text().splitlines()[0] == "line 0"
