@@ -10,6 +10,7 @@ import pytest
 
 from app.demo.guest import GuestImages, build
 from app.demo.show import cache_folder
+from tests.unprivileged import NOBODY, Readable, becoming, make_readable
 
 ROOT = Path(__file__).resolve().parents[1]
 _SERVERS = ROOT / "tests" / "servers"
@@ -26,14 +27,15 @@ def tiny_guest() -> GuestImages:
 class Farboot:
     """The command line, run as a person runs it: in a process of its own."""
 
-    def __init__(self, environment: dict[str, str], user: int | None = None) -> None:
+    def __init__(self, environment: dict[str, str], python: str = sys.executable, user: int | None = None) -> None:
         self.environment = environment
+        self.python = python
         self.user = user
 
     def __call__(self, *arguments: str, timeout: float = 180, stdin: str = "") -> "subprocess.CompletedProcess[str]":
         """Run `farboot ARGUMENTS` and return what it said."""
         return subprocess.run(
-            [*self.as_user(), sys.executable, "-m", "app", *arguments],
+            [*self.as_user(), self.python, "-m", "app", *arguments],
             env=self.environment,
             cwd=self.environment["HOME"],
             capture_output=True,
@@ -46,26 +48,28 @@ class Farboot:
 
     def as_user(self) -> list[str]:
         """The argv prefix that makes a command that user's."""
-        if self.user is None:
-            return []
-        return ["setpriv", f"--reuid={self.user}", f"--regid={self.user}", "--clear-groups", "--"]
+        return [] if self.user is None else becoming(self.user)
 
 
 @pytest.fixture
 def farboot(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Farboot]:
     """Farboot's command line with runtime, state and configuration folders of its own; its guests end with the test."""
-    yield from _farboot(tmp_path, None)
+    yield from _farboot(tmp_path, Readable(sys.executable, str(ROOT)), None)
+
+
+@pytest.fixture(scope="session")
+def readable() -> Iterator[Readable]:
+    """This project where every account can run it."""
+    with make_readable() as found:
+        yield found
 
 
 @pytest.fixture
-def farboot_of_a_user(
-    tmp_path_factory: pytest.TempPathFactory, open_folder: Callable[[str], Path]
-) -> Iterator[Farboot]:
+def farboot_of_a_user(open_folder: Callable[[str], Path], readable: Readable) -> Iterator[Farboot]:
     """The same, run by a user who is not root."""
-    user = 65534
     home = open_folder("home")
-    os.chown(home, user, user)
-    yield from _farboot(home, user)
+    os.chown(home, NOBODY, NOBODY)
+    yield from _farboot(home, readable, NOBODY)
 
 
 @pytest.fixture
@@ -87,12 +91,12 @@ def open_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _farboot(home: Path, user: int | None) -> Iterator[Farboot]:
+def _farboot(home: Path, readable: Readable, user: int | None) -> Iterator[Farboot]:
     keep = {name: os.environ[name] for name in ("PATH", "LANG", "FARBOOT_TRACEBACK") if name in os.environ}
     folders = {name: str(home / name.lower()) for name in ("FARBOOT_RUNTIME_DIR", "FARBOOT_STATE_DIR")}
-    environment = keep | folders | {"HOME": str(home), "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = keep | folders | {"HOME": str(home), "PYTHONPATH": readable.path, "PYTHONDONTWRITEBYTECODE": "1"}
     environment["PATH"] = keep.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
-    command = Farboot(environment, user)
+    command = Farboot(environment, readable.python, user)
     yield command
     import json
 

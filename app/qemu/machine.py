@@ -6,7 +6,6 @@ makes an option.
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from app.qemu.accelerator import cpu_model
@@ -71,11 +70,12 @@ def _board(uefi: Pflash | None) -> str:
 def _firmware_nodes(uefi: Pflash | None) -> tuple[Node, ...]:
     if uefi is None:
         return ()
-    code: Mapping[str, object] = {"driver": "file", "filename": uefi.code}
-    store: Mapping[str, object] = {"driver": "file", "filename": "vars.fd"}
+    # Every node is named: the supervisor takes a nameless one for something that QEMU opened by itself.
     return (
-        {"driver": uefi.format, "node-name": "uefi-code", "read-only": True, "file": code},
-        {"driver": uefi.format, "node-name": "uefi-vars", "file": store},
+        {"driver": "file", "node-name": "uefi-code-file", "read-only": True, "filename": uefi.code},
+        {"driver": uefi.format, "node-name": "uefi-code", "read-only": True, "file": "uefi-code-file"},
+        {"driver": "file", "node-name": "uefi-vars-file", "filename": "vars.fd"},
+        {"driver": uefi.format, "node-name": "uefi-vars", "file": "uefi-vars-file"},
     )
 
 

@@ -258,7 +258,7 @@ def test_the_firmware_is_what_the_image_wants_or_the_person(
     if uefi:
         graph = nodes(argv_of(planned))
         assert graph["uefi-code"]["read-only"] is True
-        assert graph["uefi-vars"]["file"]["filename"] == "vars.fd"
+        assert graph["uefi-vars-file"]["filename"] == "vars.fd"
 
 
 def test_without_uefi_firmware_only_images_that_need_it_are_refused() -> None:

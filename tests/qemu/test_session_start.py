@@ -28,6 +28,7 @@ from probes.location import Location
 from probes.reader import Pin
 from tests.qemu.conftest import Home
 from tests.qemu.guests import NOTHING, image_plan, is_running, location, node, plan, processes_with, until
+from tests.unprivileged import NOBODY, Readable, becoming
 
 Scratch = Callable[[str], Path]
 SECRET = "tell-nobody-4711"
@@ -327,11 +328,10 @@ def test_under_root_qemu_has_an_account_of_its_own_and_the_folder_is_its(image: 
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_a_user_has_sessions_of_his_own(scratch: Scratch) -> None:
-    user = 65534
+def test_a_user_has_sessions_of_his_own(scratch: Scratch, readable: Readable) -> None:
     own = scratch("home")
     own.mkdir()
-    os.chown(own, user, user)
+    os.chown(own, NOBODY, NOBODY)
     program = """
         from tests.qemu.guests import plan
         from app.qemu.session import launch, sessions, stop
@@ -343,19 +343,10 @@ def test_a_user_has_sessions_of_his_own(scratch: Scratch) -> None:
         assert sessions() == []
         print("done")
     """
-    root = Path(__file__).resolve().parents[2]
     folders = {"FARBOOT_RUNTIME_DIR": str(own / "runtime"), "FARBOOT_STATE_DIR": str(own / "state")}
     done = subprocess.run(
-        [
-            "setpriv",
-            f"--reuid={user}",
-            f"--regid={user}",
-            "--clear-groups",
-            sys.executable,
-            "-c",
-            textwrap.dedent(program),
-        ],
-        env={**os.environ, **folders, "HOME": str(own), "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"},
+        [*becoming(NOBODY), readable.python, "-c", textwrap.dedent(program)],
+        env={**readable.environment, **folders, "HOME": str(own)},
         cwd=own,
         capture_output=True,
         text=True,

@@ -3,11 +3,9 @@
 import contextlib
 import json
 import os
-import pwd
 import shutil
 import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,12 +17,16 @@ from probes.location import Location
 from probes.source import TellsUse, Use
 from probes.sources.host import DeviceSource, FileSource
 from tests.servers.loop import LoopDevice
+from tests.unprivileged import NOBODY, Readable, becoming
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="other accounts are root's to take on")
 
 
 def place(path: Path | str) -> Location:
     return Location("file", path=str(path))
+
+
+Ask = Callable[[str], str]
 
 
 class TestUse:
@@ -96,43 +98,48 @@ class TestUnprivileged:
         yield folder
         shutil.rmtree(folder)
 
-    def as_nobody(self, expression: str) -> str:
-        """Evaluate it as the account nobody, and return its text, or the name of the error and its text."""
-        nobody = pwd.getpwnam("nobody")
-        program = (
-            "from probes.sources.host import *; from probes.errors import FarbootError\n"
-            f"try: print({expression})\n"
-            "except FarbootError as error: print(type(error).__name__, error)\n"
-        )
-        identity = ["--reuid", str(nobody.pw_uid), "--regid", str(nobody.pw_gid), "--clear-groups"]
-        command = ["setpriv", *identity, sys.executable, "-c", program]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-        assert not done.stderr, done.stderr
-        return done.stdout.strip()
+    @pytest.fixture
+    def as_nobody(self, readable: Readable, outside: Path) -> Ask:
+        """Evaluate an expression as the account nobody; give its text, or the name of the error and its text."""
 
-    def test_an_unreadable_folder_is_denied(self, outside: Path) -> None:
+        def evaluate(expression: str) -> str:
+            program = (
+                "from probes.sources.host import *; from probes.errors import FarbootError\n"
+                f"try: print({expression})\n"
+                "except FarbootError as error: print(type(error).__name__, error)\n"
+            )
+            command = [*becoming(NOBODY), readable.python, "-c", program]
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=60, check=False, env=readable.environment, cwd=outside
+            )
+            assert not done.stderr, done.stderr
+            return done.stdout.strip()
+
+        return evaluate
+
+    def test_an_unreadable_folder_is_denied(self, outside: Path, as_nobody: Ask) -> None:
         (outside / "closed").mkdir(mode=0o700)
-        told = self.as_nobody(f"list(FileSource().entries(Location('file', path='{outside}/closed/')))")
+        told = as_nobody(f"list(FileSource().entries(Location('file', path='{outside}/closed/')))")
         assert told.startswith("Denied cannot list")
         assert "become root" in told
 
-    def test_an_unreadable_file_is_listed_and_denied_when_opened(self, outside: Path) -> None:
+    def test_an_unreadable_file_is_listed_and_denied_when_opened(self, outside: Path, as_nobody: Ask) -> None:
         (outside / "closed.img").write_bytes(b"x")
         (outside / "closed.img").chmod(0o600)
-        told = self.as_nobody(f"[row.size for row in FileSource().entries(Location('file', path='{outside}/'))]")
+        told = as_nobody(f"[row.size for row in FileSource().entries(Location('file', path='{outside}/'))]")
         assert told == "[1]"
-        told = self.as_nobody(f"FileSource().open(Location('file', path='{outside}/closed.img'))")
+        told = as_nobody(f"FileSource().open(Location('file', path='{outside}/closed.img'))")
         assert told.startswith("Denied")
 
-    def test_a_file_it_may_only_read_is_not_writable(self, outside: Path) -> None:
+    def test_a_file_it_may_only_read_is_not_writable(self, outside: Path, as_nobody: Ask) -> None:
         (outside / "open.img").write_bytes(b"x")
         (outside / "open.img").chmod(0o644)
         facts = "QemuFacts((7, 2, 0), frozenset())"
         where = f"Location('file', path='{outside}/open.img')"
-        assert self.as_nobody(f"FileSource().attach({where}, {facts}, Mode.SNAPSHOT).writable") == "False"
+        assert as_nobody(f"FileSource().attach({where}, {facts}, Mode.SNAPSHOT).writable") == "False"
 
-    def test_devices_are_listed_but_not_opened(self, loop_device: LoopDevice) -> None:
-        told = self.as_nobody("[row.name for row in DeviceSource().entries(Location('host_device'))]")
+    def test_devices_are_listed_but_not_opened(self, loop_device: LoopDevice, as_nobody: Ask) -> None:
+        told = as_nobody("[row.name for row in DeviceSource().entries(Location('host_device'))]")
         assert loop_device.device in told
-        told = self.as_nobody(f"DeviceSource().open(Location('host_device', path='{loop_device.device}'))")
+        told = as_nobody(f"DeviceSource().open(Location('host_device', path='{loop_device.device}'))")
         assert told.startswith("Denied")

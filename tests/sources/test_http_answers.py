@@ -32,7 +32,8 @@ from tests.sources.contract import content
 
 DATA = content(200_000)
 QEMU_7 = QemuFacts((7, 2, 22), frozenset({"http", "https"}))
-QEMU_10 = QemuFacts((10, 0, 13), frozenset({"http", "https"}))
+DIRECT = QemuFacts((10, 0, 13), frozenset({"http", "https"}), RouteWish.DIRECT)
+AUTO = QemuFacts(DIRECT.version, DIRECT.drivers)
 
 
 def at(text: str) -> Location:
@@ -286,7 +287,7 @@ def test_a_redirect_is_resolved_once_and_reads_go_straight_to_its_target(folder:
             assert reader.pread(100_000, 512) == DATA[100_000:100_512]
             assert reader.pread(150_000, 512) == DATA[150_000:150_512]
         assert len(site.requests) == 1
-        found = source.attach(place, QEMU_10, Mode.SNAPSHOT)
+        found = source.attach(place, DIRECT, Mode.SNAPSHOT)
         assert found.node["url"] == url + "x.img"
         assert found.location == place
 
@@ -304,7 +305,7 @@ def test_credentials_do_not_follow_a_redirect_to_another_server() -> None:
             # Nor later, when an entry of that other server is opened with the same source.
             source.open(at(other.url + "x.img")).close()
             assert not {"Authorization", "Cookie"} & set(other.requests[1].headers)
-            found = source.attach(at(site.url + "latest.img"), QEMU_10, Mode.SNAPSHOT)
+            found = source.attach(at(site.url + "latest.img"), DIRECT, Mode.SNAPSHOT)
             assert "username" not in found.node
             assert found.secrets == ()
 
@@ -323,7 +324,7 @@ def test_a_signed_target_is_read_through_the_bridge_and_asked_for_anew_when_it_e
         with source.open(place) as reader:
             signature[0] = "two"
             assert reader.pread(100_000, 512) == DATA[100_000:100_512]
-        found = source.attach(place, QEMU_10, Mode.SNAPSHOT)
+        found = source.attach(place, AUTO, Mode.SNAPSHOT)
         assert found.route is Route.BRIDGE
         assert "signed" in found.why
         assert "two" not in repr(found)
@@ -355,7 +356,7 @@ def test_a_signed_query_goes_to_its_own_location_only() -> None:
         with HttpSource(credentials) as source:
             source.open(own).close()
             source.open(at(site.url + "dir/y.img")).close()
-            found = source.attach(own, QEMU_10, Mode.SNAPSHOT)
+            found = source.attach(own, AUTO, Mode.SNAPSHOT)
         assert [request.path for request in site.requests[:2]] == ["/dir/x.img?sig=abc%2Fdef&se=2030", "/dir/y.img"]
     assert found.route is Route.BRIDGE
     assert "abc" not in repr(found)
@@ -384,7 +385,7 @@ def test_the_environment_names_the_proxy_but_never_for_loopback(monkeypatch: pyt
             source.open(at("http://images.invalid/x.img")).close()
             assert proxy.requests[0].path == "http://images.invalid/x.img"
             assert proxy.requests[0].headers["Proxy-Authorization"] == "Basic Ym9iOnBAc3M="
-            found = source.attach(at("http://images.invalid/x.img"), QEMU_10, Mode.SNAPSHOT)
+            found = source.attach(at("http://images.invalid/x.img"), AUTO, Mode.SNAPSHOT)
             assert (found.route, "proxy" in found.why) == (Route.BRIDGE, True)
 
 
@@ -429,7 +430,7 @@ def test_a_private_authority_is_denied_until_its_file_is_given(tls: Nginx, autho
     with HttpSource(Credentials(ca_file=authority["ca"])) as source:
         with source.open(place) as reader:
             assert reader.pread(100_000, 50_000) == DATA[100_000:150_000]
-        found = source.attach(place, QEMU_10, Mode.SNAPSHOT)
+        found = source.attach(place, AUTO, Mode.SNAPSHOT)
     assert (found.route, "authority" in found.why) == (Route.BRIDGE, True)
 
 
@@ -598,14 +599,14 @@ def image(folder: tuple[Path, str]) -> Location:
 @pytest.mark.parametrize(
     ("qemu", "wish", "route"),
     [
-        (QEMU_10, RouteWish.AUTO, Route.DRIVER),
+        (DIRECT, RouteWish.AUTO, Route.BRIDGE),
         (QEMU_7, RouteWish.AUTO, Route.BRIDGE),
         (QEMU_7, RouteWish.DIRECT, Route.DRIVER),
-        (QEMU_10, RouteWish.BRIDGE, Route.BRIDGE),
+        (DIRECT, RouteWish.BRIDGE, Route.BRIDGE),
         (QemuFacts((10,), frozenset({"file"})), RouteWish.AUTO, Route.BRIDGE),
     ],
 )
-def test_the_route_is_qemus_own_driver_where_it_is_sound(
+def test_the_route_is_the_bridge_unless_the_driver_is_asked_for(
     image: Location, qemu: QemuFacts, wish: RouteWish, route: Route
 ) -> None:
     asked = QemuFacts(qemu.version, qemu.drivers, wish)
@@ -625,13 +626,13 @@ def test_a_direct_route_where_there_is_none_is_refused_with_the_reason(image: Lo
 
 def test_an_image_of_the_web_is_never_written(image: Location) -> None:
     with HttpSource() as source, pytest.raises(Refused):
-        source.attach(image, QEMU_10, Mode.WRITE)
+        source.attach(image, DIRECT, Mode.WRITE)
 
 
 def test_credentials_become_secrets_beside_the_node(image: Location) -> None:
     credentials = Credentials("alice", Secret("s3cret"), cookie=Secret("session=1"))
     with HttpSource(credentials) as source:
-        found = source.attach(image, QEMU_10, Mode.SNAPSHOT)
+        found = source.attach(image, DIRECT, Mode.SNAPSHOT)
     assert found.node["username"] == "alice"
     assert {slot.option: slot.secret.reveal() for slot in found.secrets} == {
         "password-secret": "s3cret",
@@ -645,7 +646,7 @@ def test_a_real_qemu_opens_the_node(image: Location, tmp_path: Path) -> None:
 
     credentials = Credentials("alice", Secret("s3cret"), cookie=Secret("session=1"))
     with HttpSource(credentials) as source:
-        found = source.attach(image, QEMU_10, Mode.SNAPSHOT)
+        found = source.attach(image, DIRECT, Mode.SNAPSHOT)
     argv = ["qemu-system-x86_64", "-nodefaults", "-display", "none", "-machine", "none", "-S", "-qmp", "stdio"]
     node = {**found.node, "node-name": "disk", "read-only": True}
     for number, slot in enumerate(found.secrets):
