@@ -1,5 +1,6 @@
 """How this very Farboot is started again, for its helpers and for the scripts that it prints."""
 
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -9,19 +10,18 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def self_command() -> tuple[str, ...]:
-    """Return the argv prefix that runs this Farboot, whatever the current folder is."""
-    typed = sys.argv[0]
-    if os.path.basename(typed) == "farboot" and os.access(typed, os.X_OK):
-        return (os.path.abspath(typed),)
-    beside = Path(sys.executable).with_name("farboot")
-    if beside.exists() and _is_editable_or_ours():
-        return (str(beside),)
-    return ("/usr/bin/env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "app")
+    """Return the argv prefix that runs this Farboot, whatever the current folder is.
+
+    The installed command where that is this Farboot's, else this Python with the way to our modules.
+    """
+    script = os.path.join(os.path.dirname(sys.executable), "farboot")
+    if os.access(script, os.X_OK) and _installs_us():
+        return (script,)
+    # -P: a module that lies in the current folder is none of ours.
+    return ("env", f"PYTHONPATH={ROOT}", sys.executable, "-P", "-m", "app")
 
 
-def _is_editable_or_ours() -> bool:
-    import importlib.util
-
+def _installs_us() -> bool:
     try:
         found = importlib.util.find_spec("farboot")
     except (ImportError, ValueError):

@@ -21,7 +21,7 @@ from probes.reader import Pin
 from probes.source import DEADLINE, Source
 
 if TYPE_CHECKING:
-    from app.qemu.session import SessionInfo
+    from app.qemu.sessions.session import SessionInfo
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Engine:
     @property
     def host(self) -> Host:
         """What this host can do; found out once. Raises MissingClient without QEMU."""
-        from app.qemu.host import find_host
+        from app.qemu.host.find import find_host
 
         with self._lock:
             if self._host is None:
@@ -92,8 +92,8 @@ class Engine:
 
         With `inspection` the image is not judged again; if it is no longer that one, `Changed` is raised.
         """
-        from app.qemu.host import fresh_host
-        from app.qemu.plan import plan
+        from app.qemu.boot.plan import plan
+        from app.qemu.host.find import fresh_host
 
         host = fresh_host(self.host)
         facts = replace(host.facts, route=options.route)
@@ -108,13 +108,13 @@ class Engine:
 
     def script(self, prepared: Prepared) -> str:
         """Return the boot as a shell script that can be run as it stands."""
-        from app.qemu.script import script
+        from app.qemu.boot.script import script
 
         return script(prepared.plan)
 
     def boot(self, prepared: Prepared) -> "SessionInfo":
         """Start the guest and return its session once it runs. Raises Refused if the plan has refusals."""
-        from app.qemu.session import launch
+        from app.qemu.sessions.session import launch
 
         plan = prepared.plan
         if plan.refusals:

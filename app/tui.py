@@ -21,12 +21,12 @@ from app.screens.room import Room
 from probes.errors import Denied, FarbootError
 from probes.location import Location
 from probes.text import clean, shell_word
-from widgets.cells import counted
+from probes.words import counted
 
 if TYPE_CHECKING:
     from textual.notifications import SeverityLevel
 
-    from app.qemu.session import SessionInfo
+    from app.qemu.sessions.session import SessionInfo
     from probes.credentials import Credentials
 
 _LOOK_AT_GUESTS = 1.0
@@ -81,7 +81,7 @@ class FarbootApp(App[None], inherit_bindings=False):
     def guests_api(self) -> Guests:
         """The guests of this host; imported when they are first needed."""
         if self._guests is None:
-            from app.qemu import session
+            from app.qemu.sessions import session
 
             self._guests = session
         return self._guests

@@ -16,7 +16,7 @@ from textual.pilot import Pilot
 
 from app.demo.show import demonstration
 from app.engine import Engine
-from app.qemu import session
+from app.qemu.sessions import session
 from app.screens.browse import Browse
 from app.screens.guest import GuestRoom
 from app.tui import FarbootApp

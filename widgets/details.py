@@ -15,7 +15,7 @@ from probes.entry import Kind
 from probes.errors import FarbootError
 from probes.image import Hazard, Image, Verdict
 from probes.text import clean
-from widgets.cells import human_size, short_time
+from probes.words import human_size, short_time
 from widgets.facts import Command, Facts, told
 
 _VERDICTS = {Verdict.OK: ("good", "OK to boot"), Verdict.ASK: ("ask", "ASKS FIRST"), Verdict.REFUSE: ("bad", "REFUSED")}

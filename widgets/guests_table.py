@@ -9,7 +9,8 @@ from rich.style import Style
 from textual.binding import Binding, BindingType
 
 from probes.text import clean
-from widgets.cells import fit, human_size, since
+from probes.words import human_size, since
+from widgets.cells import fit
 from widgets.rows_view import RowsView
 
 

@@ -10,7 +10,8 @@ from textual.binding import Binding, BindingType
 
 from probes.entry import Entry, Kind
 from probes.text import clean
-from widgets.cells import cut, fit, human_size, short_time
+from probes.words import human_size, short_time
+from widgets.cells import cut, fit
 from widgets.rows import Order, Row, Rows
 from widgets.rows_view import RowsView
 

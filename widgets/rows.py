@@ -4,7 +4,6 @@ Made for 100,000 rows: what a row's order and looks need is worked out once, in 
 (`Row.of`); what remains for the screen's thread are merges of sorted lists of ready keys.
 """
 
-import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from enum import Enum
@@ -13,8 +12,7 @@ from typing import Any
 
 from probes.entry import Entry, Kind
 from probes.text import clean
-
-_DIGITS = re.compile(r"[0-9]+")
+from probes.words import natural
 
 
 class Order(Enum):
@@ -43,16 +41,6 @@ class Row:
     def of(cls, entries: Iterable[Entry]) -> list["Row"]:
         """Make the rows of `entries`."""
         return [cls(entry) for entry in entries]
-
-
-def natural(text: str) -> str:
-    """Return a key under which `disk2` sorts before `disk10`."""
-    return _DIGITS.sub(_number, text)
-
-
-def _number(match: re.Match[str]) -> str:
-    digits = match[0].lstrip("0")
-    return f"{len(digits):04}{digits}"
 
 
 def _stamp(entry: Entry) -> float:

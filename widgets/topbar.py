@@ -8,7 +8,8 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from probes.text import clean
-from widgets.cells import counted, fit
+from probes.words import counted
+from widgets.cells import fit
 
 
 class TopBar(Widget):

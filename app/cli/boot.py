@@ -49,7 +49,7 @@ def boot(engine: Engine, arguments: argparse.Namespace) -> int:
     else:
         say(session.id)
     if arguments.wait is not None:
-        from app.qemu.session import wait_for_text
+        from app.qemu.sessions.session import wait_for_text
 
         if not wait_for_text(session.id, arguments.wait, arguments.timeout):
             tell(f"{session.id} did not show {arguments.wait!r} within {arguments.timeout:g} seconds; it goes on")
@@ -63,7 +63,7 @@ def boot(engine: Engine, arguments: argparse.Namespace) -> int:
 
 def bridge(engine: Engine, arguments: argparse.Namespace) -> int:
     """Serve LOCATION as NBD on a Unix socket until told to stop."""
-    from app.qemu.bridge import Expected, credentials_from_stdin, serve
+    from app.qemu.bridge.serve import Expected, credentials_from_stdin, serve
 
     location = read_location(engine, arguments)
     if arguments.credentials_stdin:

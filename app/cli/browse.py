@@ -2,7 +2,7 @@
 
 import argparse
 
-from app.cli.output import DONE, say, say_json, size_text, table, time_text
+from app.cli.output import DONE, say, say_json, table
 from app.cli.secrets import asking, read_location
 from app.engine import Engine, Inspection
 from probes.entry import Entry, Kind
@@ -10,6 +10,7 @@ from probes.image import Filesystem, Image
 from probes.location import Location
 from probes.source import HasSnapshots
 from probes.text import clean, shell_word
+from probes.words import human_size, natural, short_time
 
 
 def ls(engine: Engine, arguments: argparse.Namespace) -> int:
@@ -21,7 +22,7 @@ def ls(engine: Engine, arguments: argparse.Namespace) -> int:
         return DONE
     if entries:
         rows = [
-            (size_text(e.size, e.rounded), time_text(e.modified), e.kind, shell_word(str(e.location)), clean(e.note))
+            (human_size(e.size, e.rounded), short_time(e.modified), e.kind, shell_word(str(e.location)), clean(e.note))
             for e in entries
         ]
         for line in table(("SIZE", "MODIFIED", "KIND", "LOCATION", "NOTE"), rows, right=(0,)):
@@ -76,8 +77,8 @@ def described(inspection: Inspection) -> list[str]:
     rows = [
         ("location", clean(str(inspection.location))),
         ("format", ", ".join((image.format, *image.features))),
-        ("virtual size", f"{size_text(image.virtual_size)} ({image.virtual_size:,} bytes)"),
-        ("file size", f"{size_text(image.file_size)} ({image.file_size:,} bytes)"),
+        ("virtual size", f"{human_size(image.virtual_size)} ({image.virtual_size:,} bytes)"),
+        ("file size", f"{human_size(image.file_size)} ({image.file_size:,} bytes)"),
     ]
     if image.backing:
         rows.append(("backing file", clean(image.backing.name)))
@@ -86,7 +87,7 @@ def described(inspection: Inspection) -> list[str]:
     for part in image.media.partitions:
         held = f", {part.filesystem.type} {part.filesystem.label}" if part.filesystem else ""
         rows.append(
-            (f"partition {part.number}", clean(f"{size_text(part.size)}, {part.type} {part.name}{held}".strip()))
+            (f"partition {part.number}", clean(f"{human_size(part.size)}, {part.type} {part.name}{held}".strip()))
         )
     rows += [(f"{hazard.verdict}", hazard.text) for hazard in image.hazards]
     rows.append(("verdict", {0: "ok: it can be booted", 1: "ask", 2: "refused"}[int(image.verdict)]))
@@ -101,7 +102,7 @@ def _list(engine: Engine, location: Location) -> list[Entry]:
                 more = source.snapshots(location) if isinstance(source, HasSnapshots) else ()
                 return [entry, *more]
             location = entry.location
-        return list(source.entries(location))
+        return sorted(source.entries(location), key=lambda entry: natural(entry.name.casefold()))
 
 
 def _media_json(image: Image) -> dict[str, object]:

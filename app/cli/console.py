@@ -10,7 +10,7 @@ import tty
 from collections.abc import Iterator
 
 from app.cli.output import DONE, tell
-from app.qemu.session import console
+from app.qemu.sessions.session import console
 
 LEAVE = b"\x1d"  # Ctrl-], as in telnet and virsh
 

@@ -6,9 +6,10 @@ import time
 
 from app.cli.output import DONE, say, say_json, table
 from app.engine import Engine
-from app.qemu.session import SessionInfo, find, screen, sessions, stop
+from app.qemu.sessions.session import SessionInfo, find, screen, sessions, stop
 from probes.errors import FarbootError
 from probes.text import clean
+from probes.words import human_size, since
 
 
 def ps(_engine: Engine, arguments: argparse.Namespace) -> int:
@@ -22,8 +23,8 @@ def ps(_engine: Engine, arguments: argparse.Namespace) -> int:
                 s.id,
                 str(s.state),
                 str(s.pid or "-"),
-                since(s.started),
-                f"{s.memory >> 20} MiB",
+                since(time.time() - s.started),
+                human_size(s.memory),
                 clean(s.location),
                 s.error,
             )
@@ -78,16 +79,3 @@ def session_json(session: SessionInfo) -> dict[str, object]:
         "log": session.log,
         "folder": os.fspath(session.folder),
     }
-
-
-def since(started: float) -> str:
-    """How long ago `started` (seconds since the epoch) was, in the largest two units."""
-    whole = max(0, int(time.time() - started))
-    units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
-    for index, (unit, length) in enumerate(units):
-        if whole >= length:
-            text = f"{whole // length} {unit}"
-            if index < 2 and (rest := whole % length // units[index + 1][1]):
-                text += f" {rest} {units[index + 1][0]}"
-            return text
-    return "now"

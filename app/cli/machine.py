@@ -10,7 +10,7 @@ from app.engine import Engine
 
 def doctor(_engine: Engine, arguments: argparse.Namespace) -> int:
     """Say what this host can do."""
-    from app.qemu.doctor import examine, lines
+    from app.qemu.host.doctor import examine, lines
 
     report = examine()
     if arguments.json:

@@ -3,7 +3,6 @@
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 
 from probes.errors import FarbootError
 from probes.text import clean
@@ -55,25 +54,3 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], right: Iterabl
             for column, (text, width) in enumerate(zip(row, widths, strict=True))
         ]
         yield "  ".join(padded).rstrip()
-
-
-def size_text(size: int | None, rounded: bool = False) -> str:
-    """Return `size` in bytes as a person reads it: `512 B`, `1.5 GiB`, `~2.0 MiB` if the server rounded it."""
-    if size is None:
-        return "-"
-    value, unit = float(size), "B"
-    for bigger in ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB"):
-        if value < 1024:
-            break
-        value, unit = value / 1024, bigger
-    number = f"{value:.0f}" if unit == "B" else f"{value:.1f}"
-    return f"{'~' if rounded else ''}{number} {unit}"
-
-
-def time_text(moment: datetime | None) -> str:
-    """Return a point in time to the minute, in local time where the zone is known."""
-    if moment is None:
-        return "-"
-    if moment.tzinfo is not None:
-        moment = moment.astimezone()
-    return moment.strftime("%Y-%m-%d %H:%M")

@@ -135,6 +135,6 @@ def serve(folder: Path, until: int, announce: Callable[[str], None]) -> None:
 
 
 def _needed(url: str) -> bool:
-    from app.qemu.session import sessions
+    from app.qemu.sessions.session import sessions
 
     return any(session.location.startswith(url) and session.pid is not None for session in sessions())

@@ -55,7 +55,7 @@ class Pflash:
 
 @dataclass(frozen=True)
 class Host:
-    """What this host can do: found out once (`app.qemu.host`), then plain facts.
+    """What this host can do: found out once (`app.qemu.host.find`), then plain facts.
 
     `qemu` and `qemu_img` are absolute paths. `accelerator` is "kvm" only after a guest ran under it, else "tcg", and
     `accelerator_why` says in a sentence why not kvm. `memory` (bytes) and `cpus` are what is free to use.

@@ -1,8 +1,8 @@
 """The steps of a boot plan, as values.
 
 Paths without a leading `/` are relative to the guest's folder, which is QEMU's working directory as well. The
-supervisor carries the steps out (`app.qemu.supervisor`), `app.qemu.script` prints them as a shell script: one
-truth, told twice.
+supervisor carries the steps out (`app.qemu.sessions.start`), `app.qemu.boot.script` prints them as a shell script:
+one truth, told twice.
 """
 
 from dataclasses import dataclass

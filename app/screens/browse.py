@@ -27,7 +27,7 @@ from widgets.rows import Order
 from widgets.rows_view import RowsView
 
 if TYPE_CHECKING:
-    from app.qemu.session import SessionInfo
+    from app.qemu.sessions.session import SessionInfo
 
 _ORDERS = list(Order)
 _WELCOME = "Choose a place, or press o for any location."

@@ -1,6 +1,6 @@
 """What the screens need from the rest of Farboot: the engine, and the guests.
 
-`app.engine.Engine` and the module `app.qemu.session` are these; tests give others where reality cannot be had.
+`app.engine.Engine` and the module `app.qemu.sessions.session` are these; tests give others where reality cannot be had.
 """
 
 import socket
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from app.engine import Inspection, Prepared
     from app.keychain import Keychain
     from app.qemu.options import Host, Options
-    from app.qemu.session import SessionInfo
+    from app.qemu.sessions.session import SessionInfo
 
 
 class Engine(Protocol):

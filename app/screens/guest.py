@@ -21,12 +21,12 @@ from app.screens.line import Line
 from app.screens.room import Room
 from probes.errors import FarbootError
 from probes.text import clean, shell_word
-from widgets.cells import human_size, since
+from probes.words import human_size, since
 from widgets.console import Console
 from widgets.picture import Grid, Picture
 
 if TYPE_CHECKING:
-    from app.qemu.session import SessionInfo
+    from app.qemu.sessions.session import SessionInfo
 
 _TAKE = 0.05
 _LOOK = 1.5

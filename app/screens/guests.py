@@ -13,7 +13,7 @@ from widgets.guests_table import GuestLine, GuestsTable
 from widgets.rows_view import RowsView
 
 if TYPE_CHECKING:
-    from app.qemu.session import SessionInfo
+    from app.qemu.sessions.session import SessionInfo
 
 
 class GuestsRoom(Room):

@@ -13,7 +13,7 @@ from widgets.keybar import KeyBar
 from widgets.topbar import TopBar
 
 if TYPE_CHECKING:
-    from app.qemu.session import SessionInfo
+    from app.qemu.sessions.session import SessionInfo
     from app.tui import FarbootApp
 
 SMALLEST = 40, 12

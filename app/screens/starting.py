@@ -19,7 +19,7 @@ from widgets.facts import told
 
 if TYPE_CHECKING:
     from app.engine import Prepared
-    from app.qemu.session import SessionInfo
+    from app.qemu.sessions.session import SessionInfo
     from app.tui import FarbootApp
 
 

@@ -12,7 +12,7 @@ from app.screens.contract import Engine
 from app.screens.folder import PAUSE, Folder, fill, next_pause
 from probes.errors import FarbootError
 from probes.location import Location
-from widgets.cells import counted
+from probes.words import counted
 from widgets.listing import Listing
 from widgets.rows import Order
 

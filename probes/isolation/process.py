@@ -217,7 +217,7 @@ class _Raised(Exception):
 
 def _start() -> tuple[socket.socket, subprocess.Popen[bytes], int]:
     """Start a child; return our end of its socket, the process, and the descriptor whose closing kills it."""
-    tree = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    tree = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     path = [tree, *(os.path.abspath(entry) for entry in sys.path)]
     ours, theirs = socket.socketpair()
     death, lifeline = os.pipe()

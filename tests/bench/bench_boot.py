@@ -20,7 +20,7 @@ from app.demo.guest import MARKER, build
 from app.demo.show import cache_folder
 from app.engine import Engine
 from app.qemu.options import Options
-from app.qemu.session import stop, wait_for_text
+from app.qemu.sessions.session import stop, wait_for_text
 from probes.location import Location
 from tests.bench.measure import report
 from tests.servers.nginx import start_nginx

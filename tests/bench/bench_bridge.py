@@ -14,7 +14,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.qemu.bridge import Expected
+from app.qemu.bridge.serve import Expected
 from tests.bench.measure import report
 from tests.qemu.bridge_process import BridgeProcess, judged
 from tests.servers.faults import FaultyProxy

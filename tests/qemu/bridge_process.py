@@ -10,8 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from app.qemu.bridge import Expected
-from app.qemu.patience import Patience
+from app.qemu.bridge.patience import Patience
+from app.qemu.bridge.serve import Expected
 from probes.credentials import NO_CREDENTIALS, Credentials
 from probes.identify import head_digest, identify
 from probes.location import Location
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 QUICK = Patience(outage=60, refusal=2, first_pause=0.01, longest_pause=0.1)
 _PROGRAM = """
 import json, sys
-from app.qemu.bridge import Expected, Patience, credentials_from_stdin, serve
+from app.qemu.bridge.serve import Expected, Patience, credentials_from_stdin, serve
 from probes.errors import FarbootError
 from probes.location import Location
 order = json.loads(sys.argv[1])

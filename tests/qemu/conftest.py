@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app.qemu.session import sessions, stop
+from app.qemu.sessions.session import sessions, stop
 from probes.errors import FarbootError
 
 

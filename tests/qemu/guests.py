@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from app.qemu.session import find
+from app.qemu.sessions.session import find
+from app.qemu.sessions.wire import SessionInfo
 from app.qemu.steps import BootPlan, CheckUnchanged, OpenFile, StartQemu, Step
-from app.qemu.wire import SessionInfo
 from probes.location import Location
 from probes.reader import Pin
 
@@ -102,7 +102,7 @@ def processes_with(text: str) -> list[int]:
 def supervisor_of(session: SessionInfo) -> int:
     """The supervisor's process: QEMU's ancestor that is one."""
     pid = session.pid
-    while pid and b"app.qemu.supervisor" not in Path(f"/proc/{pid}/cmdline").read_bytes():
+    while pid and b"app.qemu.sessions.supervisor" not in Path(f"/proc/{pid}/cmdline").read_bytes():
         pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     assert pid
     return pid

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from app.qemu.nbd import Export, serve_clients
+from app.qemu.bridge.nbd import Export, serve_clients
 
 EXPORT_NAME, ABORT, LIST, STARTTLS, INFO, GO, STRUCTURED_REPLY, META_CONTEXT = 1, 2, 3, 5, 6, 7, 8, 10
 READ, WRITE, DISC, FLUSH, TRIM, CACHE, WRITE_ZEROES, BLOCK_STATUS = range(8)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from app.qemu import accelerator as module
-from app.qemu.accelerator import BOOT_SECTOR, Accelerator, find_accelerator, run_trial
-from app.qemu.binary import find_qemu
+from app.qemu.host import accelerator as module
+from app.qemu.host.accelerator import BOOT_SECTOR, Accelerator, find_accelerator, run_trial
+from app.qemu.host.binary import find_qemu
 
 
 @pytest.fixture(autouse=True)

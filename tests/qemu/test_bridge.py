@@ -23,8 +23,8 @@ from pathlib import Path
 import pytest
 
 from app.demo.guest import MARKER, GuestImages
-from app.qemu.bridge import Expected
-from app.qemu.patience import Patience
+from app.qemu.bridge.patience import Patience
+from app.qemu.bridge.serve import Expected
 from probes.credentials import Credentials, Secret
 from probes.source import DEADLINE
 from tests.qemu.bridge_process import BridgeProcess, judged

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from app.qemu.binary import SANDBOX
-from app.qemu.confine import FOLDER, confinement
-from app.qemu.host import find_host
+from app.qemu.boot.confine import FOLDER, confinement
+from app.qemu.host.binary import SANDBOX
+from app.qemu.host.find import find_host
 from app.qemu.options import Host
 from tests.qemu.layers import HOST, USER_HOST
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from app.qemu.binary import find_qemu
-from app.qemu.drive import short_drive
+from app.qemu.boot.drive import short_drive
+from app.qemu.host.binary import find_qemu
 from app.qemu.steps import Layer
 from probes.attachment import HostFile, Mode, QemuFacts, Route, SecretSlot
 from probes.credentials import Secret

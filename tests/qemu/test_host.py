@@ -11,14 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from app.qemu import binary
-from app.qemu.binary import ask_binary, find_qemu, find_qemu_img, module_folders
-from app.qemu.doctor import examine, lines
-from app.qemu.firmware import FOLDERS, find_uefi
-from app.qemu.host import find_host, fresh_host, own_command
+from app.command import self_command
+from app.qemu.host import binary
+from app.qemu.host.binary import ask_binary, find_qemu, find_qemu_img, module_folders
+from app.qemu.host.doctor import examine, lines
+from app.qemu.host.find import find_host, fresh_host
+from app.qemu.host.firmware import FOLDERS, find_uefi
+from app.qemu.host.remembered import cache_folder, remember
+from app.qemu.host.resources import free_memory, usable_cpus
 from app.qemu.options import Pflash
-from app.qemu.remembered import cache_folder, remember
-from app.qemu.resources import free_memory, usable_cpus
 from probes.attachment import RouteWish
 from probes.errors import Crashed, MissingClient, TimedOut
 
@@ -57,7 +58,7 @@ def in_a_world_without(folder: Path, code: str, tmp_path: Path) -> "subprocess.C
 
 def test_a_driver_whose_module_is_missing_does_not_count(tmp_path: Path) -> None:
     modules = next(Path(folder) for folder in module_folders(find_qemu()) if list(Path(folder).glob("block-*.so")))
-    code = "from app.qemu.binary import *; print(*sorted(ask_binary(find_qemu()).drivers))"
+    code = "from app.qemu.host.binary import *; print(*sorted(ask_binary(find_qemu()).drivers))"
     done = in_a_world_without(modules, code, tmp_path)
     assert done.returncode == 0, done.stderr
     present = set(done.stdout.split())
@@ -156,7 +157,7 @@ def test_each_guest_has_an_account_of_its_own() -> None:
 
 
 def test_farboot_starts_again_from_any_folder(tmp_path: Path) -> None:
-    done = subprocess.run([*own_command(), "--version"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run([*self_command(), "--version"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "farboot" in done.stdout
 
@@ -362,7 +363,7 @@ def test_the_doctor_names_everything_and_what_would_mend_it() -> None:
 
 def test_the_doctor_names_the_package_of_a_missing_driver(tmp_path: Path) -> None:
     modules = next(Path(folder) for folder in module_folders(find_qemu()) if list(Path(folder).glob("block-*.so")))
-    code = "from app.qemu.doctor import *; print('\\n'.join(lines(examine())))"
+    code = "from app.qemu.host.doctor import *; print('\\n'.join(lines(examine())))"
     done = in_a_world_without(modules, code, tmp_path)
     assert done.returncode == 0, done.stderr
     assert "--  rbd" in done.stdout

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.qemu import nbd
+from app.qemu.bridge import nbd
 from probes.errors import Unreachable
 from tests.qemu.nbd_client import (
     ABORT,

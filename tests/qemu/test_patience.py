@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
-from app.qemu.patience import Patience, PatientReader
-from app.qemu.workers import Workers
+from app.qemu.bridge.patience import Patience, PatientReader
+from app.qemu.bridge.workers import Workers
 from probes.errors import Changed, Denied, FarbootError, NotFound, TimedOut, Unreachable
 from probes.reader import Pin, Reader
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.qemu import pieces
-from app.qemu.pieces import PIECE, Pieces
+from app.qemu.bridge import pieces
+from app.qemu.bridge.pieces import PIECE, Pieces
 from probes.errors import Unreachable
 
 CONTENT = random.Random(2).randbytes(40 * PIECE + 123)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.qemu.boot.plan import plan
 from app.qemu.options import FirmwareWish, Host, Network, Options
-from app.qemu.plan import plan
 from app.qemu.steps import (
     BootPlan,
     CheckUnchanged,

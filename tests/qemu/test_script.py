@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.demo.guest import MARKER, GuestImages
-from app.qemu.host import find_host
+from app.qemu.boot.plan import plan
+from app.qemu.boot.script import script
+from app.qemu.host.find import find_host
 from app.qemu.options import FirmwareWish, Host, Network, Options
-from app.qemu.plan import plan
-from app.qemu.script import script
 from app.qemu.steps import BootPlan, Layer, LaySecret, StartBridge
 from probes.attachment import SecretSlot
 from probes.credentials import Secret

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.qemu.folders import open_private
-from app.qemu.serial import SerialLine, SerialLog
+from app.qemu.sessions.folders import open_private
+from app.qemu.sessions.serial import SerialLine, SerialLog
 
 Scratch = Callable[[str], Path]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from app.demo.guest import GuestImages
-from app.qemu.session import (
+from app.qemu.sessions.session import (
     SessionInfo,
     SessionState,
     console,
@@ -152,7 +152,7 @@ def test_the_guest_outlives_the_process_that_started_it(home: Home, tiny_guest: 
     program = """
         import os, sys
         from pathlib import Path
-        from app.qemu.session import launch
+        from app.qemu.sessions.session import launch
         from tests.qemu.guests import PC, plan
         print(launch(plan(argv=PC)).id, flush=True)
         os.kill(os.getpid(), 9)
@@ -204,7 +204,7 @@ def test_stop_presses_the_power_button_and_the_guest_shuts_down(home: Home, tiny
 
 def test_waiting_for_a_text_ends_with_the_guest(home: Home, tiny_guest: GuestImages) -> None:
     session = launch(tiny_plan(tiny_guest.iso))
-    program = f"from app.qemu.session import wait_for_text; wait_for_text({session.id!r}, 'never', 300)"
+    program = f"from app.qemu.sessions.session import wait_for_text; wait_for_text({session.id!r}, 'never', 300)"
     waiting = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE)
     try:
         until(lambda: is_running(waiting.pid) and len(os.listdir(f"/proc/{waiting.pid}/fd")) > 3)

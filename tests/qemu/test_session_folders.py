@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.qemu import folders, roster
-from app.qemu.session import find, sessions, stop
-from app.qemu.wire import SessionInfo, SessionState, to_line
+from app.qemu.sessions import folders, roster
+from app.qemu.sessions.session import find, sessions, stop
+from app.qemu.sessions.wire import SessionInfo, SessionState, to_line
 from probes.errors import NotFound, Refused, Unsupported
 
 Scratch = Callable[[str], Path]
@@ -186,7 +186,7 @@ def test_sweeping_does_not_follow_links_out_of_the_folder(scratch: Scratch) -> N
 def test_two_who_bury_the_same_session_do_not_hinder_each_other(scratch: Scratch) -> None:
     for number in range(20):
         left_behind(scratch, info(f"dead-{number}"))
-    program = "from app.qemu.session import sessions; print(sorted({str(s.state) for s in sessions()}))"
+    program = "from app.qemu.sessions.session import sessions; print(sorted({str(s.state) for s in sessions()}))"
     both = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(3)]
     assert [process.communicate(timeout=60)[0] for process in both] == ["['failed']\n"] * 3
     assert os.listdir(scratch("state")) == []

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from app.qemu.session import SessionState, launch, sessions, stop
+from app.qemu.sessions.session import SessionState, launch, sessions, stop
 from app.qemu.steps import (
     BootPlan,
     CheckUnchanged,
@@ -107,7 +107,7 @@ def test_a_file_replaced_while_qemu_opened_it_is_noticed(image: Path) -> None:
     # The supervisor's own check of its descriptors; no test can step between its steps, so it is called by itself.
     import asyncio
 
-    from app.qemu.start import Machinery, _check
+    from app.qemu.sessions.start import Machinery, _check
 
     descriptor = os.open(image, os.O_RDONLY)
     check = CheckUnchanged(location(image), Pin(1 << 20), "", "base", 1 << 20)
@@ -250,7 +250,7 @@ def test_the_bridge_imports_nothing_from_the_guest_folder() -> None:
 def test_no_guest_stays_behind_when_the_start_is_interrupted(home: Home) -> None:
     program = """
         import sys
-        from app.qemu.session import launch
+        from app.qemu.sessions.session import launch
         from app.qemu.steps import StartBridge
         from tests.qemu.guests import location, plan
         launch(plan(StartBridge("bridge.sock", location(), ("sh", "-c", f"sleep {sys.argv[1]}.5"))))
@@ -334,7 +334,7 @@ def test_a_user_has_sessions_of_his_own(scratch: Scratch, readable: Readable) ->
     os.chown(own, NOBODY, NOBODY)
     program = """
         from tests.qemu.guests import plan
-        from app.qemu.session import launch, sessions, stop
+        from app.qemu.sessions.session import launch, sessions, stop
         session = launch(plan())
         assert [s.id for s in sessions()] == [session.id]
         stop(session.id, force=True)

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from app.qemu import session as session_module
-from app.qemu.confine import confinement
-from app.qemu.host import find_host, fresh_host
-from app.qemu.session import SessionState, console, find, launch, screen, serial_log, sessions, stop
+from app.qemu.boot.confine import confinement
+from app.qemu.host.find import find_host, fresh_host
+from app.qemu.sessions import session as session_module
+from app.qemu.sessions.session import SessionState, console, find, launch, screen, serial_log, sessions, stop
 from app.qemu.steps import BootPlan, OpenFile, StartBridge, StartQemu
 from probes.errors import FarbootError, TimedOut, Unreachable
 from probes.identify import head_digest

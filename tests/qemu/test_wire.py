@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.qemu import qmp
-from app.qemu.start import qemu_error
+from app.qemu.sessions import qmp
+from app.qemu.sessions.start import qemu_error
+from app.qemu.sessions.wire import error_from_json, error_to_json, from_line, plan_from_json, plan_to_json, to_line
 from app.qemu.steps import (
     BootPlan,
     CheckUnchanged,
@@ -18,7 +19,6 @@ from app.qemu.steps import (
     StartBridge,
     StartQemu,
 )
-from app.qemu.wire import error_from_json, error_to_json, from_line, plan_from_json, plan_to_json, to_line
 from probes import errors
 from probes.credentials import Credentials, Secret
 from probes.errors import Crashed, Denied, FarbootError

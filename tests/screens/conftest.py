@@ -16,7 +16,7 @@ def own_folders(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPa
         monkeypatch.setenv(name, str(folder))
     monkeypatch.setenv("TERM", "xterm-256color")
     yield
-    from app.qemu import session
+    from app.qemu.sessions import session
 
     for guest in session.sessions():
         session.stop(guest.id, force=True)

@@ -13,7 +13,7 @@ from datetime import datetime
 from app.engine import Inspection, Prepared
 from app.keychain import Keychain
 from app.qemu.options import Host, Options
-from app.qemu.session import SessionInfo, SessionState
+from app.qemu.sessions.session import SessionInfo, SessionState
 from app.qemu.steps import BootPlan
 from probes.attachment import Attachment, Mode, QemuFacts
 from probes.credentials import NO_CREDENTIALS

@@ -9,7 +9,7 @@ import pytest
 from app.demo.guest import MARKER, GuestImages
 from app.engine import Inspection, Prepared
 from app.qemu.options import Options
-from app.qemu.session import SessionInfo, SessionState
+from app.qemu.sessions.session import SessionInfo, SessionState
 from app.screens.guest import GuestRoom
 from app.screens.guests import GuestsRoom
 from probes.errors import Crashed

@@ -10,7 +10,7 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from app.qemu.session import SessionState
+from app.qemu.sessions.session import SessionState
 from app.tui import FarbootApp
 from probes.location import Location
 from probes.registry import Client

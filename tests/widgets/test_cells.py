@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from probes.text import clean
-from widgets.cells import counted, fit, human_size, short_time, since
+from probes.words import counted, human_size, short_time, since
+from widgets.cells import fit
 
 
 @given(st.text(), st.integers(0, 60))

@@ -8,7 +8,7 @@ import asyncio
 import os
 from collections.abc import Callable
 
-from app.qemu.folders import LOG, LOG_LIMIT, Folder
+from app.qemu.sessions.folders import LOG, LOG_LIMIT, Folder
 
 HISTORY = 64 << 10
 """Bytes of the log's end that a new console is shown first."""

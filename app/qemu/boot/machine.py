@@ -8,9 +8,9 @@ makes an option.
 import json
 from dataclasses import dataclass
 
-from app.qemu.accelerator import cpu_model
-from app.qemu.binary import SANDBOX
-from app.qemu.graph import Graph
+from app.qemu.boot.graph import Graph
+from app.qemu.host.accelerator import cpu_model
+from app.qemu.host.binary import SANDBOX
 from app.qemu.options import Host, Network, Pflash
 from probes.attachment import Node
 from probes.text import clean, is_clean

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from app.qemu.workers import Workers, look_at
+from app.qemu.bridge.workers import Workers, look_at
 from probes.errors import BadAnswer, Changed, Crashed, FarbootError, TimedOut, Unreachable
 from probes.reader import Reader
 

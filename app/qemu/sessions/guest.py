@@ -9,13 +9,13 @@ from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import replace
 
-from app.qemu import folders, start
-from app.qemu.child import Child
-from app.qemu.folders import Folder
-from app.qemu.serial import SerialLine, SerialLog
-from app.qemu.start import Machinery, Order
+from app.qemu.sessions import folders, start
+from app.qemu.sessions.child import Child
+from app.qemu.sessions.folders import Folder
+from app.qemu.sessions.serial import SerialLine, SerialLog
+from app.qemu.sessions.start import Machinery, Order
+from app.qemu.sessions.wire import SessionInfo, SessionState, to_line
 from app.qemu.steps import StartBridge
-from app.qemu.wire import SessionInfo, SessionState, to_line
 from probes.errors import Cancelled, FarbootError
 from probes.text import clean
 

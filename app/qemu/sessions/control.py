@@ -13,8 +13,8 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Protocol
 
-from app.qemu.serial import HISTORY, SerialLine
-from app.qemu.wire import error_to_json, to_line
+from app.qemu.sessions.serial import HISTORY, SerialLine
+from app.qemu.sessions.wire import error_to_json, to_line
 from probes.errors import FarbootError
 
 MOST_CONSOLES = 64

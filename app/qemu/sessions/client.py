@@ -1,4 +1,4 @@
-"""The other end of a session's control socket: see `app.qemu.control` for what is spoken on it."""
+"""The other end of a session's control socket: see `app.qemu.sessions.control` for what is spoken on it."""
 
 import os
 import select
@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from app.qemu import folders
-from app.qemu.roster import known
-from app.qemu.wire import from_line, to_line
+from app.qemu.sessions import folders
+from app.qemu.sessions.roster import known
+from app.qemu.sessions.wire import from_line, to_line
 from probes.errors import TimedOut, Unreachable
 
 ANSWER = 20.0

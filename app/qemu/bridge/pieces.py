@@ -4,8 +4,8 @@ A miss is fetched in whole pieces, several neighbours by one request; what is al
 asked for again; and a reader that goes straight ahead finds the next pieces fetched before it asks. How far ahead is
 learnt: nothing for a random reader, and twice as much each time a straight one catches up, to `FURTHEST_AHEAD`.
 
-Memory: at most `CACHE` for pieces, `AHEAD_RUNS` runs of read-ahead, and what clients wait for (which `app.qemu.nbd`
-bounds).
+Memory: at most `CACHE` for pieces, `AHEAD_RUNS` runs of read-ahead, and what clients wait for (which
+`app.qemu.bridge.nbd` bounds).
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from app.qemu.workers import look_at
+from app.qemu.bridge.workers import look_at
 
 PIECE = 64 << 10
 """Bytes. A power of two; large enough to be worth a round trip, small enough to cost a random reader little."""

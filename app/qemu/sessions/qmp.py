@@ -17,7 +17,7 @@ from itertools import pairwise
 from qemu.qmp import EventListener, ExecInterruptedError, QMPClient, QMPError
 from qemu.qmp.qmp_client import ExecuteError
 
-from app.qemu.child import Child
+from app.qemu.sessions.child import Child
 from probes.errors import FarbootError, TimedOut, Unreachable
 
 SOCKET = "qmp.sock"

@@ -14,8 +14,8 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from app.qemu.binary import module_folders
-from app.qemu.remembered import fingerprint, remember
+from app.qemu.host.binary import module_folders
+from app.qemu.host.remembered import fingerprint, remember
 
 KVM = "/dev/kvm"
 LIMIT = 2.0  # seconds that the trial may take

@@ -13,10 +13,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from app.qemu import qmp
-from app.qemu.child import Child, environment
-from app.qemu.folders import Folder
-from app.qemu.serial import SerialLine
+from app.qemu.sessions import qmp
+from app.qemu.sessions.child import Child, environment
+from app.qemu.sessions.folders import Folder
+from app.qemu.sessions.serial import SerialLine
+from app.qemu.sessions.wire import error_from_json
 from app.qemu.steps import (
     BootPlan,
     CheckUnchanged,
@@ -28,7 +29,6 @@ from app.qemu.steps import (
     StartQemu,
     Step,
 )
-from app.qemu.wire import error_from_json
 from probes.credentials import Credentials, Secret
 from probes.errors import Changed, Denied, FarbootError, NotFound, TimedOut, Unsupported
 from probes.location import Location

@@ -6,7 +6,7 @@ image as the whole command. It is withheld where it would be less: and where it 
 
 from collections.abc import Mapping, Sequence
 
-from app.qemu.graph import TAKE_BACKING
+from app.qemu.boot.graph import TAKE_BACKING
 from app.qemu.steps import Layer
 from probes.attachment import Attachment, Route
 from probes.image import MediaKind, Verdict

@@ -16,12 +16,12 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 
-import app
-from app.qemu import folders
-from app.qemu.client import ANSWER, ask, converse, dial, kill_supervisor
-from app.qemu.roster import dismiss, find, known, read_log, sessions, sweep
+from app.command import ROOT
+from app.qemu.sessions import folders
+from app.qemu.sessions.client import ANSWER, ask, converse, dial, kill_supervisor
+from app.qemu.sessions.roster import dismiss, find, known, read_log, sessions, sweep
+from app.qemu.sessions.wire import SessionInfo, SessionState, from_line, plan_to_json, to_line
 from app.qemu.steps import BootPlan, LaySecret
-from app.qemu.wire import SessionInfo, SessionState, from_line, plan_to_json, to_line
 from probes.credentials import NO_CREDENTIALS, Credentials, Secret
 from probes.errors import Crashed, FarbootError, Refused, TimedOut, Unreachable
 
@@ -68,7 +68,7 @@ def launch(
     }
     with tempfile.TemporaryFile() as words:
         process = subprocess.Popen(
-            [sys.executable, "-m", "app.qemu.supervisor"],
+            [sys.executable, "-m", "app.qemu.sessions.supervisor"],
             env=_environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -187,11 +187,10 @@ def _hang_up(process: "subprocess.Popen[bytes]") -> None:
 
 def _environment() -> dict[str, str]:
     """Ours, with what it takes to import this Farboot, and without the secrets that Farboot itself takes from it."""
-    root = os.path.dirname(os.path.dirname(os.path.abspath(app.__file__)))
     kept = {
         name: value
         for name, value in os.environ.items()
         if not (name.startswith("FARBOOT_") and any(word in name for word in _WITHHELD))
     }
-    paths = [root, *filter(None, kept.get("PYTHONPATH", "").split(os.pathsep))]
+    paths = [str(ROOT), *filter(None, kept.get("PYTHONPATH", "").split(os.pathsep))]
     return {**kept, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), "PYTHONSAFEPATH": "1"}

@@ -3,10 +3,11 @@
 It is the way for storage that this QEMU cannot speak, or not soundly. It judges the image again by itself and starts
 only if that is what was judged before. What the judgement read is served from memory; every other byte is read from
 the pinned content, and compared where both overlap: so what runs is what was judged, whatever the server does. While
-the server is away reads wait (`app.qemu.patience`); once the image has changed they all fail.
+the server is away reads wait (`app.qemu.bridge.patience`); once the image has changed they all fail.
 
 Memory: the interpreter and the client library (some 40 MB), what the judgement read (`probes.recording.MAX_BYTES`, 4
-MiB, at most), the cache (32 MiB, `app.qemu.pieces`) and what clients wait for (32 MiB a connection, `app.qemu.nbd`).
+MiB, at most), the cache (32 MiB, `app.qemu.bridge.pieces`) and what clients wait for (32 MiB a connection,
+`app.qemu.bridge.nbd`).
 """
 
 import asyncio
@@ -21,11 +22,11 @@ import stat
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 
-from app.qemu.judged import Expected, JudgedBytes, judge, open_again, open_pinned
-from app.qemu.nbd import serve_clients
-from app.qemu.patience import PATIENCE, Patience, PatientReader
-from app.qemu.pieces import Pieces
-from app.qemu.workers import Workers
+from app.qemu.bridge.judged import Expected, JudgedBytes, judge, open_again, open_pinned
+from app.qemu.bridge.nbd import serve_clients
+from app.qemu.bridge.patience import PATIENCE, Patience, PatientReader
+from app.qemu.bridge.pieces import Pieces
+from app.qemu.bridge.workers import Workers
 from probes.credentials import Credentials
 from probes.errors import Cancelled, Changed, FarbootError
 from probes.location import Location
@@ -82,7 +83,7 @@ def credentials_from_stdin() -> Credentials:
 
 
 class BridgedImage:
-    """The image as NBD's clients see it: `app.qemu.nbd.Export`.
+    """The image as NBD's clients see it: `app.qemu.bridge.nbd.Export`.
 
     `reader` is taken over, `reopen` as `PatientReader` takes it.
     """

@@ -1,4 +1,4 @@
-"""The process that looks after one guest: `python -m app.qemu.supervisor`, started by `app.qemu.session.launch`.
+"""The process that looks after one guest: `python -m app.qemu.sessions.supervisor`, started by `session.launch`.
 
 It is the parent of QEMU and its helpers, the only client of QEMU's monitor and serial line, and serves the session's
 control socket. It reads its order (plan, secrets, credentials) from its standard input and reports once on its
@@ -20,11 +20,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 
-from app.qemu import control, folders
-from app.qemu.folders import Folder
-from app.qemu.guest import Guest, log
-from app.qemu.start import Order
-from app.qemu.wire import SessionInfo, error_to_json, plan_from_json, to_line
+from app.qemu.sessions import control, folders
+from app.qemu.sessions.folders import Folder
+from app.qemu.sessions.guest import Guest, log
+from app.qemu.sessions.start import Order
+from app.qemu.sessions.wire import SessionInfo, error_to_json, plan_from_json, to_line
 from probes.credentials import Credentials, Secret
 from probes.errors import Crashed, FarbootError, Refused
 

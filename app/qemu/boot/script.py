@@ -6,7 +6,7 @@ output, and when QEMU ends everything that was started or made is gone.
 
 from collections.abc import Iterator, Sequence
 
-from app.qemu.confine import FOLDER
+from app.qemu.boot.confine import FOLDER
 from app.qemu.steps import (
     BootPlan,
     CheckUnchanged,

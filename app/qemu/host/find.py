@@ -1,23 +1,23 @@
 """What this host can do, found out: QEMU and its drivers, accelerator, firmware, memory, and the means to confine.
 
 The first time takes about a second, most of it the accelerator's trial; afterwards the answers are remembered until
-what they depend on changes (`app.qemu.remembered`), and finding them takes a few milliseconds.
+what they depend on changes (`app.qemu.host.remembered`), and finding them takes a few milliseconds.
 """
 
 import os
 import random
 import shutil
 import subprocess
-import sys
 from dataclasses import replace
 
-from app.qemu.accelerator import find_accelerator
-from app.qemu.binary import ask_binary, find_qemu, find_qemu_img
-from app.qemu.confine import FOLDER, bubble, confinement
-from app.qemu.firmware import find_uefi
+from app.command import self_command
+from app.qemu.boot.confine import FOLDER, bubble, confinement
+from app.qemu.host.accelerator import find_accelerator
+from app.qemu.host.binary import ask_binary, find_qemu, find_qemu_img
+from app.qemu.host.firmware import find_uefi
+from app.qemu.host.remembered import fingerprint, remember
+from app.qemu.host.resources import free_memory, usable_cpus
 from app.qemu.options import Host
-from app.qemu.remembered import fingerprint, remember
-from app.qemu.resources import free_memory, usable_cpus
 from probes.attachment import QemuFacts, RouteWish
 
 BWRAP_REMEDY = "apt install bubblewrap or dnf install bubblewrap"
@@ -59,7 +59,7 @@ def find_host(route: RouteWish = RouteWish.AUTO) -> Host:
         root=root,
         guest_uid=_draw_uid() if setpriv else None,
         uefi=uefi,
-        command=own_command(),
+        command=self_command(),
         reads=_reads(qemu, *((uefi.code, uefi.vars) if uefi else ())),
         sandbox=binary.sandbox,
     )
@@ -70,16 +70,6 @@ def fresh_host(host: Host) -> Host:
     """Return `host` for one more guest: an account of its own, and the memory and processors that are free now."""
     uid = None if host.guest_uid is None else _draw_uid()
     return replace(host, guest_uid=uid, memory=free_memory(), cpus=usable_cpus())
-
-
-def own_command() -> tuple[str, ...]:
-    """Return the argv prefix that starts this Farboot again, from any folder."""
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    script = os.path.join(os.path.dirname(sys.executable), "farboot")
-    of_a_wheel = os.path.basename(root) == "farboot" and os.path.isfile(os.path.join(root, "__main__.py"))
-    if of_a_wheel and os.access(script, os.X_OK):
-        return (script,)
-    return ("env", f"PYTHONPATH={root}", sys.executable, "-P", "-m", "app")
 
 
 def _with_missing(host: Host) -> Host:

@@ -5,9 +5,9 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 
-from app.qemu import folders
-from app.qemu.folders import Folder
-from app.qemu.wire import SessionInfo, SessionState, to_line
+from app.qemu.sessions import folders
+from app.qemu.sessions.folders import Folder
+from app.qemu.sessions.wire import SessionInfo, SessionState, to_line
 from probes.errors import FarbootError, NotFound
 
 STORY_KEPT = 3600.0

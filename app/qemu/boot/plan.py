@@ -1,16 +1,16 @@
 """The plan of a boot: a pure function of what is booted, what was asked for, and what this host can do.
 
-A plan is values only. The supervisor carries it out, `app.qemu.script` prints it, the TUI shows it.
+A plan is values only. The supervisor carries it out, `app.qemu.boot.script` prints it, the TUI shows it.
 """
 
 import json
 from collections.abc import Iterator, Sequence
 
-from app.qemu.confine import confinement
-from app.qemu.drive import short_drive
-from app.qemu.firmware import REMEDY as UEFI_REMEDY
-from app.qemu.graph import DESCRIPTORS, TAKE_BACKING, build_graph
-from app.qemu.machine import Machine, qemu_argv
+from app.qemu.boot.confine import confinement
+from app.qemu.boot.drive import short_drive
+from app.qemu.boot.graph import DESCRIPTORS, TAKE_BACKING, build_graph
+from app.qemu.boot.machine import Machine, qemu_argv
+from app.qemu.host.firmware import REMEDY as UEFI_REMEDY
 from app.qemu.options import FirmwareWish, Host, Network, Options
 from app.qemu.steps import BootPlan, CopyFile, Layer, StartQemu, Step
 from probes.attachment import Mode, Node, Route

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 
-from app.qemu.accelerator import find_accelerator
-from app.qemu.binary import ask_binary, find_qemu, find_qemu_img
-from app.qemu.firmware import REMEDY as UEFI_REMEDY
-from app.qemu.firmware import find_uefi
-from app.qemu.folders import Folder, runtime_root, state_root
-from app.qemu.host import BWRAP_REMEDY, find_host
+from app.qemu.host.accelerator import find_accelerator
+from app.qemu.host.binary import ask_binary, find_qemu, find_qemu_img
+from app.qemu.host.find import BWRAP_REMEDY, find_host
+from app.qemu.host.firmware import REMEDY as UEFI_REMEDY
+from app.qemu.host.firmware import find_uefi
+from app.qemu.host.resources import free_memory, usable_cpus
 from app.qemu.options import Host
-from app.qemu.resources import free_memory, usable_cpus
+from app.qemu.sessions.folders import Folder, runtime_root, state_root
 from probes.errors import FarbootError
 from probes.registry import SYSTEMS, System
 from probes.text import clean

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from app.qemu.remembered import fingerprint, remember
+from app.qemu.host.remembered import fingerprint, remember
 from probes.errors import Crashed, MissingClient, TimedOut
 
 SANDBOX = ("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")

@@ -1,0 +1,1 @@
+"""Guests that run: the supervisor of each, and how everybody else speaks to it."""
