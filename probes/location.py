@@ -107,8 +107,10 @@ class Location:
 
     @property
     def name(self) -> str:
-        """The last of `names`, or the host, or the scheme: what to call the place in few words."""
+        """The last of `names` (`image@snap` for a snapshot), or the host, or the scheme: what to call the place."""
         names = self.names
+        if self.scheme == "rbd" and rbd_parts(self.path)[1] is not None:
+            return "".join(names[-2:])
         return names[-1] if names else (self.host or self.scheme)
 
     @property

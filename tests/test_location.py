@@ -101,7 +101,7 @@ class TestExamples:
             ("http://h:80/", "h"),
             ("http://h/a%20b/", "a b"),
             ("rbd:", "rbd"),
-            ("rbd:p/i@s", "@s"),
+            ("rbd:p/i@s", "i@s"),
             ("host_device:", "host_device"),
             ("host_device:/dev/sda", "sda"),
             ("/", "file"),

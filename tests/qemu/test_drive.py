@@ -78,7 +78,7 @@ def test_it_is_what_a_person_would_type(layer: Layer, value: str) -> None:
         (of_web(judged=image(hazards=(Hazard("x", "it is odd", Verdict.ASK),))), "not judged ok: it is odd"),
         (of_web(judged=image("qcow2", backing=Backing("b"))), "backing image"),
         (by_bridge(of_web(), why="the driver hangs"), "the driver hangs"),
-        (of_web(route=Route.FETCH), "QEMU's own driver is not used"),
+        (of_web(route=Route.FETCH), "Farboot reads it for QEMU"),
         (of_web(secrets=(replace(KEY, option="password-secret"),)), "credential"),
         (of_rbd(secrets=(KEY,)), "credential"),
         (of_web(node={"driver": "https", "url": "https://h/x", "sslverify": False}), "sslverify"),

@@ -25,7 +25,7 @@ def short_drive(chain: Sequence[Layer]) -> tuple[str, str]:
     if len(chain) > 1 or image.backing is not None:
         return "", "the image has a backing image, which the short form would let the image itself choose"
     if attachment.route is not Route.DRIVER:
-        return "", f"QEMU's own driver is not used here: {attachment.why or 'Farboot reads it'}".rstrip(": ")
+        return "", f"Farboot reads it for QEMU: {attachment.why}" if attachment.why else "Farboot reads it for QEMU"
     if not all(slot.found for slot in attachment.secrets):
         return "", "it needs a credential, and the short form would show it to everybody on this host"
     file, why = _file(attachment)
