@@ -96,7 +96,7 @@ class FarbootApp(App[None], inherit_bindings=False):
         self._guests_job = None
         self.guests = guests
         for screen in self.screen_stack:
-            if isinstance(screen, Room) and screen.is_mounted:
+            if isinstance(screen, Room) and screen.is_furnished:
                 screen.guests_changed(guests)
 
     def _guests_unseen(self, error: FarbootError) -> None:

@@ -90,7 +90,7 @@ class GuestRoom(Room):
 
     @property
     def takes_all_keys(self) -> bool:
-        return self.is_mounted and self.console.holding
+        return self.is_furnished and self.console.holding
 
     @property
     def console(self) -> Console:

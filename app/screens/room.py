@@ -35,13 +35,18 @@ class Room(Screen[None]):
         return cast("FarbootApp", self.app)
 
     @property
+    def is_furnished(self) -> bool:
+        """Whether everything is in its place: it is not before the room is composed, nor while the program ends."""
+        return self.is_mounted and self.app.is_running and bool(self.query(KeyBar)) and bool(self.query(TopBar))
+
+    @property
     def takes_all_keys(self) -> bool:
         """Whether no key is a command just now."""
         return False
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Which keys do something now: none before the room is furnished."""
-        return self.is_mounted and self.allows(action)
+        return self.is_furnished and self.allows(action)
 
     def allows(self, action: str) -> bool:
         """Whether the action can be taken now, for a room that has some which cannot always be."""
@@ -69,7 +74,7 @@ class Room(Screen[None]):
 
     def on_screen_resume(self) -> None:
         """Show what changed while another room was in front."""
-        if self.is_mounted:
+        if self.is_furnished:
             self.guests_changed(self.farboot.guests)
 
     def on_resize(self, event: events.Resize) -> None:
