@@ -162,7 +162,12 @@ def _confinement(host: Host | None) -> Iterator[Check]:
         yield Check("bubblewrap", False, "it cannot be tried without QEMU", BWRAP_REMEDY)
         return
     about = next((text for text in host.missing if text.startswith("bubblewrap")), "")
-    yield Check("bubblewrap", host.bwrap is not None, about or "works", "" if host.bwrap else BWRAP_REMEDY)
+    remedy = (
+        BWRAP_REMEDY
+        if "not installed" in about
+        else "let it make namespaces: see the kernel's or the container's rules"
+    )
+    yield Check("bubblewrap", host.bwrap is not None, about or "works", "" if host.bwrap else remedy)
     if host.root:
         own = host.setpriv is not None and host.guest_uid is not None
         about = next((text for text in host.missing if "as root" in text), "each guest has its own")
