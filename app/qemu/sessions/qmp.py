@@ -22,6 +22,7 @@ from probes.errors import FarbootError, TimedOut, Unreachable
 
 SOCKET = "qmp.sock"
 COMMAND_DEADLINE = 15.0
+_GREETING = 25.0  # seconds; it answers once it has opened every image
 _POLL = 0.02
 
 logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # what it reports comes as exceptions, too
@@ -69,10 +70,7 @@ async def connect(path: str, qemu: Child) -> Monitor | None:
     ended = asyncio.create_task(qemu.ended.wait())
     try:
         await asyncio.wait((attempt, ended), return_when=asyncio.FIRST_COMPLETED)
-        if attempt.done() and attempt.exception() is None:
-            return attempt.result()
-        await qemu.ended.wait()
-        return None
+        return attempt.result() if attempt.done() else None
     finally:
         for task in (attempt, ended):
             task.cancel()
@@ -81,28 +79,40 @@ async def connect(path: str, qemu: Child) -> Monitor | None:
 
 
 async def _connect(path: str) -> Monitor:
-    loop = asyncio.get_running_loop()
+    while True:
+        line = await _dial(path)
+        pid, _, _ = struct.unpack("3i", line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        client = QMPClient("farboot")
+        listener = EventListener()
+        client.register_listener(listener)
+        try:
+            async with asyncio.timeout(_GREETING):
+                await client.connect(line)
+        except (TimeoutError, QMPError, OSError, EOFError):  # a QEMU that has ended is seen by the caller
+            with suppress(QMPError, OSError, EOFError):
+                await client.disconnect()
+            await asyncio.sleep(_POLL)
+            continue
+        return Monitor(client, listener, pid)
+
+
+async def _dial(path: str) -> socket.socket:
+    """Connect to QEMU's socket once it is there."""
     while True:
         line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         line.setblocking(False)
         try:
             # Only a socket: QEMU's account may write to the folder where it lies.
             if stat.S_ISSOCK(os.lstat(path).st_mode):
-                await loop.sock_connect(line, path)
-                break
-        except (FileNotFoundError, ConnectionRefusedError):
+                line.connect(path)  # at once, or never: asyncio would take a full backlog for a connection under way
+                return line
+        except (FileNotFoundError, ConnectionRefusedError, BlockingIOError):
             pass
         except BaseException:
             line.close()
             raise
         line.close()
         await asyncio.sleep(_POLL)  # QEMU announces its socket by nothing else
-    pid, _, _ = struct.unpack("3i", line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    client = QMPClient("farboot")
-    listener = EventListener()
-    client.register_listener(listener)
-    await client.connect(line)
-    return Monitor(client, listener, pid)
 
 
 def planned_nodes(argv: Sequence[str]) -> dict[str, str]:
