@@ -59,7 +59,7 @@ def start(pump: MessagePump, work: Callable[[Job], None], failed: Callable[[Farb
             work(job)
         except FarbootError as error:
             job.tell(failed, error)
-        except Exception as error:
+        except Exception as error:  # a defect of ours costs this job, and is told as one
             if os.environ.get("FARBOOT_TRACEBACK"):
                 raise
             why = f"{type(error).__name__}: {error}"

@@ -84,7 +84,7 @@ class RangeHandler(SimpleHTTPRequestHandler):
         self._left = len(body)
         return io.BytesIO(body)
 
-    def copyfile(self, source: BinaryIO, outputfile: BinaryIO) -> None:  # type: ignore[override]
+    def copyfile(self, source: BinaryIO, outputfile: BinaryIO) -> None:  # type: ignore[override]  # ours are binary
         """Send as much as the header promised."""
         left = self.__dict__.pop("_left", None)
         if left is None:
@@ -110,7 +110,7 @@ def start(folder: Path) -> ThreadingHTTPServer:
 
     class Handler(RangeHandler):
         def __init__(self, *args: object) -> None:
-            super().__init__(*args, directory=str(folder))  # type: ignore[arg-type]
+            super().__init__(*args, directory=str(folder))  # type: ignore[arg-type]  # the server's own
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
