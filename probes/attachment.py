@@ -72,12 +72,30 @@ class SecretSlot:
 @dataclass(frozen=True)
 class HostFile:
     """A file or device of this host that QEMU gets as an open descriptor: `option` of the node ("filename")
-    becomes `/dev/fdset/N`. `writable` opens it for writing as well.
+    becomes `/dev/fdset/N`. `writable` opens it for writing as well, `exclusive` with O_EXCL: a block device that is
+    mounted or held by another then refuses.
     """
 
     option: str
     path: str
     writable: bool = False
+    exclusive: bool = False
+
+
+@dataclass(frozen=True)
+class Tls:
+    """The TLS that a node wants: `option` ("tls-creds") of the node names the object that QEMU is given.
+
+    `files` are (name in the object's folder as QEMU wants it, path on this host): "ca-cert.pem", "client-cert.pem",
+    "client-key.pem". With `psk` it is a pre-shared key instead, for `username`. `hostname` is what the server's
+    certificate must be for.
+    """
+
+    option: str = "tls-creds"
+    files: tuple[tuple[str, str], ...] = ()
+    psk: SecretSlot | None = None
+    username: str = ""
+    hostname: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,7 +106,10 @@ class Attachment:
     BRIDGE `node` is empty: the bridge opens `location` itself, with the same credentials. `trusted` is whether the
     storage is the person's own (rbd, a local disk) and not somebody's web server: it decides the guest's
     default network. `writable` is whether the storage could be written at all. `reads` are host paths that
-    the driver needs to read (a ceph.conf, a CA file). `why` says in one sentence why this route was taken,
+    the driver needs to read (a ceph.conf, a CA file). `agent_key` is the fingerprint of the ssh key with which QEMU's
+    driver must log in: the plan gives it an agent of its own that signs with that key alone. `tls` is the TLS that the
+    node wants. `scsi` says that the storage is SCSI itself (a LUN), so that its own commands can be passed through, and
+    `cd` that it is a CD drive. `why` says in one sentence why this route was taken,
     where it is not QEMU's own driver.
     """
 
@@ -101,5 +122,9 @@ class Attachment:
     reads: tuple[str, ...] = ()
     writable: bool = False
     trusted: bool = False
+    agent_key: str = ""
+    tls: Tls | None = None
+    scsi: bool = False
+    cd: bool = False
     why: str = ""
     notes: tuple[str, ...] = ()

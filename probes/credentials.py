@@ -39,9 +39,10 @@ class Credentials:
     """Everything that may open a location. All of it is optional.
 
     `username` is not secret but travels with the password; where it is part of an address (ssh, ftp, iscsi)
-    the Location holds it too. `key` is a cephx key in base64. `query` is the signed query of a URL, without
-    its `?`. `cookie` is a whole Cookie header. `ca_file` is the path of a PEM file that also vouches for
-    servers.
+    the Location holds it too. `key` is a cephx key in base64, or a TLS pre-shared key in hex. `passphrase` opens
+    an ssh key. `host_key` is the fingerprint ("SHA256:…", as OpenSSH prints it) of a server's key that the person said
+    yes to. `query` is the signed query of a URL, without its `?`. `cookie` is a whole Cookie header. `ca_file` is the
+    path of a PEM file that also vouches for servers, `client_cert` and `client_key` those of our own certificate.
     """
 
     username: str | None = None
@@ -50,6 +51,10 @@ class Credentials:
     query: Secret | None = None
     cookie: Secret | None = None
     ca_file: str | None = None
+    passphrase: Secret | None = None
+    host_key: str | None = None
+    client_cert: str | None = None
+    client_key: str | None = None
 
     def __bool__(self) -> bool:
         return any(getattr(self, field.name) is not None for field in fields(self))
@@ -90,6 +95,10 @@ class Credentials:
             query=secret.get("query"),
             cookie=secret.get("cookie"),
             ca_file=texts.get("ca_file"),
+            passphrase=secret.get("passphrase"),
+            host_key=texts.get("host_key"),
+            client_cert=texts.get("client_cert"),
+            client_key=texts.get("client_key"),
         )
 
 

@@ -92,6 +92,24 @@ class Denied(FarbootError):
         return type(self), (self.tried, self.on, self.why, self.hint, self.detail, self.wants)
 
 
+class UnknownHostKey(Denied):
+    """The server shows a key that nobody vouches for: a person may, after comparing the fingerprint.
+
+    `fingerprint` is as OpenSSH prints it ("SHA256:…") and goes into `Credentials.host_key` after a yes; `key_type` is
+    its kind ("ssh-ed25519").
+    """
+
+    code = "unknown-host-key"
+
+    def __init__(self, tried: str, on: object, why: str, hint: str = "", detail: str = "", *rest: str) -> None:
+        self.fingerprint, self.key_type = rest if len(rest) == 2 else ("", "")
+        super().__init__(tried, on, why, hint, detail, wants=("host_key",))
+
+    def __reduce__(self) -> tuple[type[FarbootError], tuple[object, ...]]:
+        words = (self.tried, self.on, self.why, self.hint, self.detail)
+        return type(self), (*words, self.fingerprint, self.key_type)
+
+
 class NotFound(FarbootError):
     """There is no such thing at that place."""
 

@@ -53,3 +53,20 @@ class Reader(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class Writer(Reader):
+    """An open image that can be written too. Safe to use from several threads at once.
+
+    After the first `pwrite` the pin says no more than what the image was when it was opened.
+    """
+
+    @abstractmethod
+    def pwrite(self, offset: int, data: bytes) -> None:
+        """Write all of `data` at `offset`, inside the image. Raises a FarbootError when it cannot be done; then any
+        part of it may have been written.
+        """
+
+    @abstractmethod
+    def flush(self) -> None:
+        """Return once all that was written before will survive a crash of the storage system, as far as it can."""

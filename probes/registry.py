@@ -4,6 +4,7 @@ A source's module is imported when its first location is opened. A client that i
 source and names the packages that bring it.
 """
 
+import ctypes
 import importlib
 import importlib.util
 from dataclasses import dataclass
@@ -11,21 +12,26 @@ from dataclasses import dataclass
 from probes.credentials import NO_CREDENTIALS, Credentials
 from probes.errors import MissingClient, Unsupported
 from probes.location import Location
-from probes.source import DEADLINE, HasSnapshots, Source, TellsUse
+from probes.source import DEADLINE, CanWrite, Fetches, HasSnapshots, Source, TellsUse
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A Python package that a source needs: the module to import, and the packages that bring it."""
+    """What a source needs: a Python module to import, or (with `sonames`) a shared library, any one of those names;
+    and the packages that bring it.
+    """
 
     module: str
     debian: str = ""
     fedora: str = ""
     pypi: str = ""
+    sonames: tuple[str, ...] = ()
 
     @property
     def present(self) -> bool:
-        """Whether it could be imported; it is not."""
+        """Whether it could be imported, which is not done; a shared library is loaded, for nothing else tells."""
+        if self.sonames:
+            return any(_loads(soname) for soname in self.sonames)
         try:
             return importlib.util.find_spec(self.module) is not None
         except (ImportError, ValueError):
@@ -38,6 +44,14 @@ class Client:
         ways.append(f"dnf install {self.fedora}" if self.fedora else "")
         ways.append(f"pip install {self.pypi}" if self.pypi else "")
         return " or ".join(way for way in ways if way)
+
+
+def _loads(soname: str) -> bool:
+    try:
+        ctypes.CDLL(soname)
+    except OSError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +96,55 @@ SYSTEMS: tuple[System, ...] = (
         example="rbd:pool",
         abilities=(HasSnapshots, TellsUse),
     ),
+    System(
+        "NFS",
+        ("nfs",),
+        "probes.sources.nfs:NfsSource",
+        clients=(Client("libnfs", pypi="libnfs"),),
+        isolated=True,
+        example="nfs://host/export/",
+    ),
+    System(
+        "iSCSI",
+        ("iscsi",),
+        "probes.sources.iscsi:IscsiSource",
+        clients=(Client("libiscsi", "libiscsi7", "libiscsi", sonames=("libiscsi.so.7", "libiscsi.so.9")),),
+        example="iscsi://host/",
+        abilities=(TellsUse,),
+    ),
+    System(
+        "SSH",
+        ("ssh", "sftp"),
+        "probes.sources.ssh:SshSource",
+        clients=(Client("paramiko", "python3-paramiko", "python3-paramiko", "paramiko"),),
+        example="ssh://root@host/srv/images/",
+        abilities=(CanWrite,),
+    ),
+    System("FTP", ("ftp", "ftps"), "probes.sources.ftp:FtpSource", example="ftp://host/pub/"),
+    System("TFTP", ("tftp",), "probes.sources.tftp:TftpSource", example="tftp://host/boot.iso", abilities=(Fetches,)),
+    System(
+        "NBD",
+        ("nbd", "nbds", "nbd+unix", "nbds+unix"),
+        "probes.sources.nbd:NbdSource",
+        clients=(Client("nbd", "python3-libnbd", "python3-libnbd"),),
+        example="nbd://host/",
+        abilities=(TellsUse,),
+    ),
+    System(
+        "GlusterFS",
+        ("gluster", "gluster+unix"),
+        "probes.sources.gluster:GlusterSource",
+        clients=(Client("libgfapi", "libgfapi0", "glusterfs-api", sonames=("libgfapi.so.0",)),),
+        isolated=True,
+        example="gluster://host/volume/",
+    ),
+    System(
+        "Sheepdog",
+        ("sheepdog",),
+        "probes.sources.sheepdog:SheepdogSource",
+        example="sheepdog://host/",
+        abilities=(HasSnapshots, TellsUse, CanWrite),
+    ),
 )
 
 
@@ -102,7 +165,8 @@ def open_source(location: Location, credentials: Credentials = NO_CREDENTIALS, d
     system = system_of(location.scheme)
     for client in system.clients:
         if not client.present:
-            why = f"the Python package {client.module} is not installed"
+            kind = "library" if client.sonames else "Python package"
+            why = f"the {kind} {client.module} is not installed"
             raise MissingClient("open", location, why, client.remedy)
     if system.isolated:
         from probes.isolation.source import isolated

@@ -7,7 +7,7 @@ failures are of the family in `probes.errors`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import ClassVar, Protocol, Self, runtime_checkable
@@ -16,7 +16,7 @@ from probes.attachment import Attachment, Mode, QemuFacts
 from probes.credentials import NO_CREDENTIALS, Credentials
 from probes.entry import Entry
 from probes.location import Location
-from probes.reader import Reader
+from probes.reader import Pin, Reader, Writer
 
 DEADLINE = 10.0
 """Seconds that one call may take (for `entries` and for readers: without any progress)."""
@@ -94,4 +94,30 @@ class TellsUse(Protocol):
 
     def in_use(self, location: Location) -> Use:
         """Return who uses the image at `location` now."""
+        ...
+
+
+@runtime_checkable
+class CanWrite(Protocol):
+    """A source through which the bridge can write, for storage that this QEMU does not speak."""
+
+    def open_for_writing(self, location: Location) -> Writer:
+        """Open the image at `location` for reading and writing. Raises Denied, and NotAnImage for a container."""
+        ...
+
+
+Progress = Callable[[int, int | None], None]
+"""Is told the bytes that have come, and how many there will be where that is known. What it raises ends the work."""
+
+
+@runtime_checkable
+class Fetches(Protocol):
+    """A source that cannot read in the middle of an image: it is fetched whole, once, and then used from there."""
+
+    def fetched(self, location: Location) -> bool:
+        """Whether a whole copy lies here that is still good, as far as the server tells (it is asked)."""
+        ...
+
+    def fetch(self, location: Location, progress: Progress) -> Pin:
+        """Fetch the image unless it is `fetched`; afterwards `open` and `attach` use the copy."""
         ...

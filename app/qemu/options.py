@@ -26,6 +26,24 @@ class Network(StrEnum):
     NONE = "none"
 
 
+class DiskWish(StrEnum):
+    """The drive that the guest sees.
+
+    AUTO is virtio-blk for disks, a CD drive for CDs. SCSI is virtio-scsi with scsi-hd or scsi-cd, LSI the same on an
+    LSI 53C895A, SATA and IDE what old guests know. SCSI_GENERIC passes the guest's SCSI commands to a LUN as they are:
+    for writing boots only.
+    """
+
+    AUTO = "auto"
+    VIRTIO = "virtio"
+    SCSI = "scsi"
+    SCSI_GENERIC = "scsi-generic"
+    LSI = "lsi"
+    LSI_GENERIC = "lsi-generic"
+    SATA = "sata"
+    IDE = "ide"
+
+
 @dataclass(frozen=True)
 class Options:
     """A person's choices for one boot; None leaves the choice to the plan. `memory` in bytes.
@@ -40,6 +58,7 @@ class Options:
     network: Network | None = None
     route: RouteWish = RouteWish.AUTO
     accept: frozenset[str] = frozenset()
+    disk: DiskWish = DiskWish.AUTO
 
 
 @dataclass(frozen=True)

@@ -57,12 +57,25 @@ class StartBridge:
 
 
 @dataclass(frozen=True)
+class StartAgent:
+    """Start an ssh agent on the Unix socket `socket` that signs with the key `fingerprint` alone, for QEMU's driver:
+    QEMU's account could neither reach the person's agent nor read the person's keys.
+    """
+
+    socket: str
+    location: Location
+    fingerprint: str
+    argv: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class OpenFile:
     """Open the host file or device `path` as descriptor `fd`, which QEMU inherits and finds as `/dev/fdset/N`."""
 
     path: str
     fd: int
     writable: bool
+    exclusive: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,7 +104,18 @@ class CheckUnchanged:
     size: int
 
 
-Step = CreateOverlay | CopyFile | LaySecret | StartBridge | OpenFile | StartQemu | CheckUnchanged
+@dataclass(frozen=True)
+class CheckUnused:
+    """Once QEMU has opened the image for writing and before the guest runs: nobody else may have it open.
+
+    `ours` is how many users the storage will show that are this QEMU itself.
+    """
+
+    location: Location
+    ours: int
+
+
+Step = CreateOverlay | CopyFile | LaySecret | StartBridge | StartAgent | OpenFile | StartQemu | CheckUnchanged | CheckUnused
 
 
 @dataclass(frozen=True)
