@@ -115,7 +115,17 @@ class CheckUnused:
     ours: int
 
 
-Step = CreateOverlay | CopyFile | LaySecret | StartBridge | StartAgent | OpenFile | StartQemu | CheckUnchanged | CheckUnused
+Step = (
+    CreateOverlay
+    | CopyFile
+    | LaySecret
+    | StartBridge
+    | StartAgent
+    | OpenFile
+    | StartQemu
+    | CheckUnchanged
+    | CheckUnused
+)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,19 @@
+"""Web servers, from the listing to the guest."""
+
+from pathlib import Path
+
+import pytest
+
+from app.demo.guest import GuestImages
+from tests.servers.nginx import Nginx
+from tests.systems.contract import Stored, SystemContract
+
+
+class TestHttp(SystemContract):
+    @pytest.fixture
+    def stored(self, nginx: Nginx, tiny_guest: GuestImages, tmp_path: Path) -> Stored:
+        folder = Path(nginx.root) / tmp_path.name
+        folder.mkdir()
+        (folder / "tiny.iso").symlink_to(tiny_guest.iso)
+        place = f"{nginx.url}{tmp_path.name}/"
+        return Stored(f"{place}tiny.iso", place, "tiny.iso", route="bridge")
