@@ -17,6 +17,12 @@ class Reply:
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def raw(self) -> bytes:
+        """The answer as it goes over the wire, nothing added."""
+        headers = "".join(f"{name}: {value}\r\n" for name, value in self.headers.items())
+        return f"HTTP/1.1 {self.status} x\r\n{headers}\r\n".encode() + self.body
+
 
 @dataclass(frozen=True)
 class Request:
