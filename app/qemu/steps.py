@@ -11,6 +11,7 @@ from probes.attachment import Attachment
 from probes.image import Image
 from probes.location import Location
 from probes.reader import Pin
+from probes.source import Use
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,14 @@ class CreateOverlay:
 
 @dataclass(frozen=True)
 class CopyFile:
-    """Copy the host file `source` to `path`, writable: the UEFI variable store."""
+    """Copy the host file `source` to `path`, writable: the UEFI variable store, a configuration, a certificate.
+
+    `secret` says that it is a key, which must be gone once QEMU has read it.
+    """
 
     source: str
     path: str
+    secret: bool = False
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,8 @@ class LaySecret:
     """Write the secret `field` of the credentials for `location` to `path`, for QEMU to read once.
 
     `label` says whose it is, for a prompt. The secret itself is not in the plan: the supervisor gets it beside
-    the plan as `secrets[path]`; a script runs `argv`, which asks for it and prints it.
+    the plan as `secrets[path]`; a script runs `argv`, which asks for it and prints it. In the file `before` comes
+    first: QEMU's file of TLS pre-shared keys has a line `user:key`.
     """
 
     path: str
@@ -43,6 +49,7 @@ class LaySecret:
     field: str
     label: str
     argv: tuple[str, ...] = ()
+    before: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,16 @@ class StartAgent:
     socket: str
     location: Location
     fingerprint: str
+    argv: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FetchImage:
+    """See that a whole copy of `location` lies here, which the graph's file is: it was fetched when the boot was
+    prepared, so that only a script has to do it, by `argv`.
+    """
+
+    location: Location
     argv: tuple[str, ...]
 
 
@@ -95,6 +112,9 @@ class StartQemu:
 class CheckUnchanged:
     """Once QEMU has opened the image and before the guest runs: compare size, validator and first bytes with what
     was judged. `size` is also what QEMU must report for the node `node`.
+
+    Before QEMU is started `node` is empty: so it is checked where QEMU itself will write to the image as it opens it (a
+    qcow2's header says that it is in use), and afterwards, with `head` and the validator empty, only its size.
     """
 
     location: Location
@@ -121,6 +141,7 @@ Step = (
     | LaySecret
     | StartBridge
     | StartAgent
+    | FetchImage
     | OpenFile
     | StartQemu
     | CheckUnchanged
@@ -132,11 +153,17 @@ Step = (
 class Layer:
     """One image of a chain: how QEMU gets at it and what it is. The first one is what is booted, the next its
     backing file. `head` is the hex SHA-256 of its first 64 KiB (all of it, if it is smaller), as judged.
+
+    `use` is who uses it, as far as the storage tells: asked where the guest is to write into it, else None. `guests`
+    are the ids of this host's guests that stand in the way: for writing all that have it, for a snapshot those that
+    write.
     """
 
     attachment: Attachment
     image: Image
     head: str = ""
+    use: Use | None = None
+    guests: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -145,7 +172,8 @@ class BootPlan:
 
     With `refusals` nothing may be done, and `steps` and `drive` are empty. `drive` is the short `-drive` value
     that a person would type, or empty, and then `drive_withheld` says why. `notes` are sentences for a person
-    (the route taken, what confinement lacks). `format`, `mode`, `memory` (bytes), `cpus` and `network` tell what the
+    (the route taken, what confinement lacks). `image_refused` says that one of the refusals is for what the image is,
+    which no other host or moment would change. `format`, `mode`, `memory` (bytes), `cpus` and `network` tell what the
     guest is, for whoever lists guests.
     """
 
@@ -161,6 +189,7 @@ class BootPlan:
     memory: int = 0
     cpus: int = 0
     network: str = ""
+    image_refused: bool = False
 
     @property
     def qemu(self) -> StartQemu | None:

@@ -20,11 +20,21 @@ _QEMU_LOCKS = (100, 300)  # QEMU's block/file-posix.c: permissions in use from 1
 _FLOCK = struct.Struct("hhqqi4x")
 
 
-def use_of(path: str) -> Use:
-    """Return who uses the file or device at `path`. Raises OSError when it cannot be looked at."""
+def use_of(path: str, family: bool = False) -> Use:
+    """Return who else uses the file or device at `path`. Raises OSError when it cannot be looked at.
+
+    This process is nobody else; with `family` neither are those that it has started: so a supervisor asks who has what
+    its own QEMU has open.
+    """
     found = os.stat(path)
-    users = list(_of_device(found.st_rdev)) if stat.S_ISBLK(found.st_mode) else list(_of_file(path, found))
-    return Use(tuple(dict.fromkeys([*users, *_open_in(path)])), certain=False)
+    holders = _holders(path)
+    own = {pid for pid in holders if pid == os.getpid() or (family and _descends(pid))}
+    if stat.S_ISBLK(found.st_mode):
+        users = list(_of_device(found.st_rdev))
+    else:
+        users = list(_of_file(path, found, ask_for_locks=not (family and own)))  # nobody tells whose a lock is
+    others = [f"open in {clean(sysfs_value(f'/proc/{pid}', 'comm'))} (process {pid})" for pid in holders - own]
+    return Use(tuple(dict.fromkeys([*users, *sorted(others)])), certain=False)
 
 
 def _of_device(device: int) -> Iterator[str]:
@@ -45,9 +55,9 @@ def _of_device(device: int) -> Iterator[str]:
             yield f"part of {clean(name)}"
 
 
-def _of_file(path: str, found: os.stat_result) -> Iterator[str]:
+def _of_file(path: str, found: os.stat_result, ask_for_locks: bool) -> Iterator[str]:
     whole = os.path.realpath(path)
-    if _locked_by_qemu(path):
+    if ask_for_locks and _locked_by_qemu(path):
         yield "a QEMU that holds its locks"
     if any(_same(swap, found) for swap in _swaps()):
         yield "the kernel, as swap"
@@ -127,15 +137,24 @@ def _locked_by_qemu(path: str) -> bool:
         os.close(descriptor)
 
 
-def _open_in(path: str) -> Iterator[str]:
-    """The other processes that have it open, as far as this account may see. Links are read, nothing is opened."""
+def _holders(path: str) -> set[int]:
+    """The processes that have it open, as far as this account may see. Links are read, nothing is opened."""
     whole = os.path.realpath(path)
+    found = set()
     for pid in _entries("/proc"):
-        if not pid.isdigit() or int(pid) == os.getpid():
-            continue
         folder = f"/proc/{pid}/fd"
-        if any(_link(f"{folder}/{number}") == whole for number in _entries(folder)):
-            yield f"open in {clean(sysfs_value(f'/proc/{pid}', 'comm'))} (process {pid})"
+        if pid.isdigit() and any(_link(f"{folder}/{number}") == whole for number in _entries(folder)):
+            found.add(int(pid))
+    return found
+
+
+def _descends(pid: int) -> bool:
+    """Whether it descends from this process."""
+    own = os.getpid()
+    while pid > 1 and pid != own:
+        told = sysfs_value(f"/proc/{pid}", "stat").rpartition(")")[2].split()
+        pid = int(told[1]) if len(told) > 1 else 0
+    return pid == own
 
 
 def _link(path: str) -> str:

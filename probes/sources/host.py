@@ -44,7 +44,7 @@ class _HostSource(Source):
                 Route.DRIVER,
                 reader.pin,
                 {"driver": "host_device" if is_device else "file", "filename": path},
-                files=(HostFile("filename", path, writable=mode is Mode.WRITE),),
+                files=(HostFile("filename", path, writable=mode is Mode.WRITE, exclusive=is_device),),
                 writable=within(self.deadline, "look at", location, lambda: _is_writable(path, found)),
                 trusted=True,
             )

@@ -70,6 +70,7 @@ def test_it_sees_programs_and_its_own_folder_and_no_other_place(cell: Cell) -> N
         "libx32",
         "etc",
         "guest",
+        "tmp",
         "proc",
         "dev",
         "nix",
@@ -79,9 +80,14 @@ def test_it_sees_programs_and_its_own_folder_and_no_other_place(cell: Cell) -> N
     assert cell.says("pwd").strip() == "/guest"
 
 
-@pytest.mark.parametrize("path", ["/root", "/home", "/tmp", "/run", "/sys", "/etc/shadow", "/etc/ssl/private"])
+@pytest.mark.parametrize("path", ["/root", "/home", "/run", "/sys", "/etc/shadow", "/etc/ssl/private"])
 def test_what_belongs_to_the_host_is_not_there(cell: Cell, path: str) -> None:
     assert "No such file or directory" in cell.run("ls", path).stderr
+
+
+def test_what_it_calls_tmp_is_its_own_folder(cell: Cell) -> None:
+    """libgfapi keeps a volume's description in /tmp, whatever TMPDIR says."""
+    assert cell.says("readlink", "/tmp").strip() == "/guest"
 
 
 def test_it_can_write_its_own_folder_and_nothing_else(cell: Cell) -> None:
@@ -186,7 +192,8 @@ def test_the_prefix_is_worked_out_from_facts_alone() -> None:
         "--dir", "/etc", "--dir", "/srv",
         "--ro-bind", "/usr", "/usr", "--ro-bind", "/lib", "/lib", "--ro-bind", "/etc/hosts", "/etc/hosts",
         "--ro-bind", "/srv/ca.pem", "/srv/ca.pem", "--proc", "/proc", "--dev", "/dev",
-        "--dev-bind", "/dev/kvm", "/dev/kvm", "--bind", "{folder}", "/guest", "--chdir", "/guest",
+        "--dev-bind", "/dev/kvm", "/dev/kvm", "--symlink", "/guest", "/tmp",
+        "--bind", "{folder}", "/guest", "--chdir", "/guest",
         "--remount-ro", "/", "--",
         "/usr/bin/env", "-i", "PATH=/usr/bin:/bin", "LC_ALL=C.UTF-8", "HOME=/guest", "TMPDIR=/guest",
         "/usr/bin/setpriv", "--reuid", "1900000001", "--regid", "1900000001", "--groups", "104",

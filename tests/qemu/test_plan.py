@@ -20,7 +20,7 @@ from app.qemu.steps import (
     StartBridge,
     StartQemu,
 )
-from probes.attachment import Mode, Route, SecretSlot
+from probes.attachment import Mode, SecretSlot
 from probes.credentials import Secret
 from probes.image import Backing, Firmware, Hazard, MediaKind, Verdict
 from probes.location import Location, rbd_path
@@ -330,10 +330,6 @@ def test_without_bubblewrap_it_still_boots_and_says_what_is_lost() -> None:
 # Refusals
 
 
-def test_writing_is_refused() -> None:
-    assert "not yet known to be safe" in refusals(of_file(), options=Options(mode=Mode.WRITE))
-
-
 def test_a_hazard_that_refuses_is_final() -> None:
     bad = image(hazards=(Hazard("data-file", "it keeps its data in /etc/passwd", Verdict.REFUSE),))
     assert refusals(of_file(judged=bad), options=Options(accept=frozenset({"data-file"}))) == (
@@ -361,7 +357,6 @@ def test_hazards_of_backing_images_count_as_well() -> None:
         (of_web(judged=image("vmdk")), "format vmdk"),
         (of_web("https://h/x", node={"driver": "gluster"}), "no driver gluster"),
         (of_web(judged=image(size=0)), "empty"),
-        (of_web(route=Route.FETCH), "fetched"),
         (of_web(judged=image("qcow2", backing=Backing("/etc/pass\x1bwd"))), "backing image /etc/pass\\x1bwd"),
         (of_rbd(node={"driver": "rbd", "pool": "p", "image": "\udcff"}), "UTF-8"),
     ],
@@ -382,6 +377,19 @@ def test_a_bridge_needs_nbd() -> None:
 def test_every_refusal_is_told_once() -> None:
     planned = plan([of_web(judged=image("vmdk")), of_web(judged=image("vmdk"))], Options(mode=Mode.WRITE), HOST)
     assert len(planned.refusals) == len(set(planned.refusals)) > 1
+
+
+# Why it is refused
+
+
+def test_only_what_the_image_is_counts_as_refused_because_of_the_image() -> None:
+    bad = image(hazards=(Hazard("x", "no", Verdict.REFUSE),))
+    assert plan([of_file(judged=bad)], NOTHING, HOST).image_refused
+    assert plan([of_file(judged=image(size=0))], NOTHING, HOST).image_refused
+    assert not plan([of_file(judged=image(firmware=UEFI))], NOTHING, replace(HOST, uefi=None)).image_refused
+    assert not plan([of_file()], Options(mode=Mode.WRITE), HOST).image_refused
+    assert not plan([of_file()], NOTHING, replace(HOST, memory=0)).image_refused
+    assert not plan([of_file()], NOTHING, HOST).image_refused
 
 
 # No text of a server's or a person's makes an option

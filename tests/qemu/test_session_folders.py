@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,9 @@ from hypothesis import strategies as st
 from app.qemu.sessions import folders, roster
 from app.qemu.sessions.session import find, sessions, stop
 from app.qemu.sessions.wire import SessionInfo, SessionState, to_line
+from probes.attachment import Mode
 from probes.errors import NotFound, Refused, Unsupported
+from probes.location import Location
 
 Scratch = Callable[[str], Path]
 
@@ -250,6 +253,57 @@ def test_a_folder_reads_no_links_and_no_pipes(scratch: Scratch) -> None:
         for name in ("link", "pipe"):
             with pytest.raises(OSError, match=r"regular|symbolic"):
                 folder.read(name, 100)
+
+
+def test_a_file_is_removed_from_a_folder_below_and_never_from_elsewhere(scratch: Scratch) -> None:
+    scratch("elsewhere").mkdir()
+    scratch("elsewhere/keys.psk").write_text("somebody's")
+    with folders.open_private(str(scratch("own"))) as folder:
+        folder.make_way("tls0/keys.psk")
+        folder.create("tls0/keys.psk", b"secret")
+        folder.remove("tls0/keys.psk")
+        folder.remove("tls0/keys.psk")
+        folder.remove("missing/keys.psk")
+        assert os.listdir(scratch("own/tls0")) == []
+        scratch("own/link").symlink_to(scratch("elsewhere"))  # QEMU's account may write there
+        with pytest.raises(OSError, match="Not a directory"):
+            folder.remove("link/keys.psk")
+    assert scratch("elsewhere/keys.psk").exists()
+
+
+def told_of(location: str, mode: str = "write") -> SessionInfo:
+    return SessionInfo("a-b", location, "x", SessionState.RUNNING, 7, 1.5, mode=mode)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("rbd:p/i", "rbd:p/i:id=admin", True),
+        ("rbd:p/i", "rbd:p/i@snap", False),
+        ("rbd:p/i:conf=/a", "rbd:p/i:conf=/b", False),
+        ("ssh://me@h/a", "sftp://H/a", True),
+        ("ssh://h/a", "ssh://h:2222/a", False),
+        ("nfs://h/e/a?uid=1", "nfs://h/e/a", True),
+        ("nbd+unix:///e?socket=/a", "nbd+unix:///e?socket=/b", False),
+        ("iscsi://h/iqn.x/1", "iscsi://h/iqn.x/2", False),
+        ("/etc/../etc/hostname", "/etc/hostname", True),
+        ("/nowhere/a", "/nowhere/b", False),
+    ],
+)
+def test_guests_of_an_image_are_found_by_what_it_is(
+    one: str, other: str, same: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(roster, "sessions", lambda: [told_of(one)])
+    assert bool(roster.guests_of(Location.parse(other)[0])) is same
+
+
+def test_guests_of_an_image_are_those_of_one_mode_if_one_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roster, "sessions", lambda: [told_of("rbd:p/i", "snapshot")])
+    assert roster.guests_of(Location.parse("rbd:p/i")[0], Mode.WRITE) == []
+    assert roster.guests_of(Location.parse("rbd:p/i")[0], Mode.SNAPSHOT) != []
+    ended = replace(told_of("rbd:p/i"), state=SessionState.ENDED)
+    monkeypatch.setattr(roster, "sessions", lambda: [ended])
+    assert roster.guests_of(Location.parse("rbd:p/i")[0]) == []
 
 
 def test_states_survive_their_journey(scratch: Scratch) -> None:

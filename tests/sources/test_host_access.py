@@ -61,7 +61,7 @@ class TestUse:
     ) -> None:
         path = tmp_path / "a.img"
         path.write_bytes(b"x" * 1024)
-        monkeypatch.setattr("probes.host.use._open_in", lambda _: iter(()))  # as an unprivileged account would see
+        monkeypatch.setattr("probes.host.use._holders", lambda _: set())  # as an unprivileged account would see
         with a_qemu_with(path), FileSource() as source:
             assert source.in_use(place(path)).users == ("a QEMU that holds its locks",)
 

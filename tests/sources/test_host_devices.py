@@ -78,7 +78,7 @@ class TestDevices:
         with DeviceSource() as source:
             found = source.attach(loop_device.location, QEMU, Mode.SNAPSHOT)
         assert found.node == {"driver": "host_device", "filename": loop_device.device}
-        assert found.files == (HostFile("filename", loop_device.device),)
+        assert found.files == (HostFile("filename", loop_device.device, exclusive=True),)
         assert found.writable
         assert found.trusted
 

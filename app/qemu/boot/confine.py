@@ -23,12 +23,16 @@ _DIES = ("--pdeathsig", "KILL")  # a change of account makes the kernel forget w
 _ENDS = ("--die-with-parent", "--new-session")
 
 
-def confinement(host: Host, network: bool, reads: Sequence[str] = ()) -> tuple[str, ...]:
-    """Return the prefix for a QEMU that needs the host's network or not, and reads the further host paths `reads`."""
+def confinement(host: Host, network: bool, reads: Sequence[str] = (), agent: str = "") -> tuple[str, ...]:
+    """Return the prefix for a QEMU that needs the host's network or not, and reads the further host paths `reads`.
+
+    `agent` is the socket, in the guest's folder, of an ssh agent that QEMU is to use.
+    """
     drop = _account(host)
     if not host.bwrap:
-        return drop
-    return (*bubble(host, network, reads), "--", *_ENVIRONMENT, *drop)
+        return ("/usr/bin/env", f"SSH_AUTH_SOCK={agent}", *drop) if agent else drop
+    agents = (f"SSH_AUTH_SOCK={INSIDE}/{agent}",) if agent else ()
+    return (*bubble(host, network, reads), "--", *_ENVIRONMENT, *agents, *drop)
 
 
 def bubble(host: Host, network: bool, reads: Sequence[str] = ()) -> tuple[str, ...]:
@@ -51,6 +55,8 @@ def bubble(host: Host, network: bool, reads: Sequence[str] = ()) -> tuple[str, .
     argv += ["--proc", "/proc", "--dev", "/dev"]
     if host.accelerator == "kvm":
         argv += ["--dev-bind", "/dev/kvm", "/dev/kvm"]
+    if not any(f"{path}/".startswith("/tmp/") for path in bound):
+        argv += ["--symlink", INSIDE, "/tmp"]  # libgfapi keeps a volume's description there, whatever TMPDIR says
     argv += ["--bind", FOLDER, INSIDE, "--chdir", INSIDE, "--remount-ro", "/"]
     return tuple(argv)
 

@@ -6,17 +6,26 @@ image as the whole command. It is withheld where it would be less: and where it 
 
 from collections.abc import Mapping, Sequence
 
-from app.qemu.boot.graph import TAKE_BACKING
+from app.qemu.boot.graph import TAKE_BACKING, options
+from app.qemu.boot.urls import URLS
+from app.qemu.boot.writing import is_cd
+from app.qemu.options import DiskWish, Options
 from app.qemu.steps import Layer
-from probes.attachment import Attachment, Route
-from probes.image import MediaKind, Verdict
+from probes.attachment import Attachment, Mode, Route
+from probes.image import Verdict
 from probes.text import is_clean
 
 # What a node may hold besides its address without the short form losing something.
-_TUNING = frozenset({"driver", "readahead", "timeout", "auto-read-only", "cache", "discard", "locking", "aio"})
+_TUNING = frozenset({
+    "driver", "readahead", "timeout", "auto-read-only", "cache", "discard", "locking", "aio",
+    "readahead-size", "page-cache-size", "tcp-syn-count", "debug", "reconnect-delay", "open-timeout", "logfile",
+})  # fmt: skip
+_BESIDE = frozenset({"initiator-name"})
+"""Options that a URL has no room for, and `-drive` has (`file.initiator-name=`)."""
+_INTERFACES = {DiskWish.AUTO: "virtio", DiskWish.VIRTIO: "virtio", DiskWish.SATA: "ide", DiskWish.IDE: "ide"}
 
 
-def short_drive(chain: Sequence[Layer]) -> tuple[str, str]:
+def short_drive(chain: Sequence[Layer], wished: Options) -> tuple[str, str]:
     """Return the value of `-drive`, and why it is withheld: one of the two is empty."""
     layer = chain[0]
     attachment, image = layer.attachment, layer.image
@@ -31,14 +40,18 @@ def short_drive(chain: Sequence[Layer]) -> tuple[str, str]:
     file, why = _file(attachment)
     if why:
         return "", why
-    if not is_clean(file):
+    if not is_clean(file + "".join(str(attachment.node.get(name, "")) for name in _BESIDE)):
         return "", "its name has characters that cannot be typed"
-    values = ["file=" + file.replace(",", ",,"), f"format={image.format}"]
+    beside = {f"file.{name}": str(attachment.node[name]) for name in sorted(_BESIDE & set(attachment.node))}
+    values = [options(file=file, **beside), f"format={image.format}"]
     if image.format in TAKE_BACKING:
         values.append("backing=")
-    if image.media.kind is MediaKind.CD:
+    if is_cd(layer) and wished.disk in {DiskWish.AUTO, DiskWish.SATA, DiskWish.IDE}:
         return ",".join([*values, "media=cdrom", "readonly=on"]), ""
-    return ",".join([*values, "snapshot=on", "if=virtio"]), ""
+    if wished.disk not in _INTERFACES:
+        return "", f"a drive of the kind {wished.disk.value} takes a -device beside the -drive"
+    kept = [] if wished.mode is Mode.WRITE else ["snapshot=on"]
+    return ",".join([*values, *kept, f"if={_INTERFACES[wished.disk]}"]), ""
 
 
 def _first_hazard(layer: Layer) -> str:
@@ -48,17 +61,22 @@ def _first_hazard(layer: Layer) -> str:
 def _file(attachment: Attachment) -> tuple[str, str]:
     node = attachment.node
     driver = str(node.get("driver", ""))
+    if attachment.tls is not None:
+        return "", "it speaks TLS, for which QEMU takes an -object beside the -drive"
     if driver in {"http", "https", "ftp", "ftps"}:
         return str(node["url"]), _left_over(node, {"url", "sslverify"} if node.get("sslverify", True) else {"url"})
     if driver in {"file", "host_device"} and attachment.files:
         return attachment.files[0].path, _left_over(node, {"filename"})
     if driver == "rbd":
         return _rbd(attachment), ""
-    return "", f"Farboot knows no exact short form for {driver}"
+    url, taken = URLS[driver](node) if driver in URLS else ("", set())
+    if not url:
+        return "", f"Farboot knows no exact short form for {driver}"
+    return url, _left_over(node, taken)
 
 
 def _left_over(node: Mapping[str, object], taken: set[str]) -> str:
-    rest = sorted(set(node) - taken - _TUNING)
+    rest = sorted(set(node) - taken - _TUNING - _BESIDE)
     return f"the short form has no room for {', '.join(rest)}" if rest else ""
 
 

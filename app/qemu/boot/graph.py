@@ -5,6 +5,8 @@
     proto1, format1 …    the backing image, and its backing image in turn, pinned by node name
     overlay    a throwaway qcow2 that takes what the guest writes; a CD has none
 
+In a boot that writes there is no overlay, and of a chain proto0 and format0 alone are writable.
+
 A format that could name a backing file of its own gets `"backing": null` where the chain ends, so that nothing in
 the image's header makes QEMU open anything.
 """
@@ -12,10 +14,23 @@ the image's header makes QEMU open anything.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from app.qemu.boot.writing import is_cd
 from app.qemu.options import Host
-from app.qemu.steps import CheckUnchanged, CopyFile, CreateOverlay, Layer, LaySecret, OpenFile, StartBridge, Step
-from probes.attachment import Attachment, Node, Route
-from probes.image import MediaKind
+from app.qemu.steps import (
+    CheckUnchanged,
+    CheckUnused,
+    CopyFile,
+    CreateOverlay,
+    FetchImage,
+    Layer,
+    LaySecret,
+    OpenFile,
+    StartAgent,
+    StartBridge,
+    Step,
+)
+from probes.attachment import Attachment, Mode, Node, Route, SecretSlot, Tls
+from probes.reader import Pin
 
 TAKE_BACKING = frozenset({"qcow2", "qcow", "qed", "vmdk"})
 """Drivers that have the option `backing`; the others reject it."""
@@ -25,8 +40,17 @@ OVERLAY = "overlay"
 # A POSIX shell can open no others: `exec 10<file` is a command named 10 to dash.
 DESCRIPTORS = range(3, 10)
 
+AGENT = "agent.sock"
+"""The socket of QEMU's own ssh agent, in the guest's folder."""
+
 _SECTOR = 512
 _LOCAL_DRIVERS = frozenset({"file", "host_device"})
+
+# librbd watches the header of an image that it opens for writing, and that is what others see of it.
+_OWN_USERS = {"rbd": 1}
+
+# Formats that QEMU leaves untouched when it opens them for writing, before the guest writes.
+_QUIET = frozenset({"raw"})
 
 
 @dataclass(frozen=True)
@@ -35,42 +59,60 @@ class Graph:
 
     `steps` come before QEMU starts and `checks` after it opened the images. `objects` are values of `-object`,
     `descriptors` those that QEMU inherits. `network` says that QEMU itself speaks to a server. `reads` are host paths
-    that it must see. `top` is the node that the guest's device is given, `is_cd` that this device is a CD drive.
+    that it must see. `top` is the node that the guest's device is given. `agent` says that QEMU has an ssh agent of its
+    own at `AGENT`.
     """
 
     nodes: tuple[Node, ...]
     top: str
-    is_cd: bool
     steps: tuple[Step, ...] = ()
-    checks: tuple[CheckUnchanged, ...] = ()
+    checks: tuple[Step, ...] = ()
     objects: tuple[str, ...] = ()
     descriptors: tuple[int, ...] = ()
     network: bool = False
     reads: tuple[str, ...] = ()
+    agent: bool = False
 
 
-def build_graph(chain: Sequence[Layer], host: Host) -> Graph:
-    """Return the graph for `chain`, whose first layer is what is booted; the plan has found nothing against it."""
-    protocols = [_Protocol(layer, number, host) for number, layer in enumerate(chain)]
+def build_graph(chain: Sequence[Layer], host: Host, mode: Mode = Mode.SNAPSHOT, generic: bool = False) -> Graph:
+    """Return the graph for `chain`, whose first layer is what is booted; the plan has found nothing against it.
+
+    With `generic` the guest speaks to the protocol node of a raw image, and there is no node above it.
+    """
+    writes = mode is Mode.WRITE
+    protocols = [_Protocol(layer, number, host, writes and number == 0) for number, layer in enumerate(chain)]
     _number_descriptors(protocols)
-    nodes = [node for protocol in reversed(protocols) for node in (protocol.node, protocol.format_node(len(chain)))]
-    boot = chain[0].image
-    is_cd = boot.media.kind is MediaKind.CD
+    nodes: list[Node] = []
+    for protocol in reversed(protocols):
+        nodes += [protocol.node] if generic else [protocol.node, protocol.format_node(len(chain))]
     steps = [step for protocol in protocols for step in protocol.steps]
-    if not is_cd:
+    top = "proto0" if generic else "format0"
+    if not (writes or is_cd(chain[0])):
+        top = OVERLAY
         nodes += _overlay_nodes()
-        steps.insert(0, _create_overlay(host.qemu_img, sectors(boot.virtual_size)))
+        steps.insert(0, _create_overlay(host.qemu_img, sectors(chain[0].image.virtual_size)))
+    before = [protocol.check("") for protocol in protocols if protocol.is_disturbed]
+    after: list[Step] = [protocol.check("proto" if generic else "format") for protocol in protocols]
+    if writes:
+        attachment = chain[0].attachment
+        ours = _OWN_USERS.get(str(attachment.node.get("driver")), 0)
+        after.append(CheckUnused(attachment.location, ours))
     return Graph(
         nodes=tuple(nodes),
-        top="format0" if is_cd else OVERLAY,
-        is_cd=is_cd,
-        steps=tuple(steps),
-        checks=tuple(protocol.check for protocol in protocols),
+        top=top,
+        steps=(*steps, *before),
+        checks=tuple(after),
         objects=tuple(value for protocol in protocols for value in protocol.objects),
         descriptors=tuple(fd for protocol in protocols for fd in protocol.descriptors),
         network=any(speaks_to_a_server(layer.attachment) for layer in chain),
         reads=tuple(path for protocol in protocols for path in protocol.reads),
+        agent=any(layer.attachment.agent_key for layer in chain),
     )
+
+
+def options(**values: str) -> str:
+    """Return a value for QEMU's option parser, commas in it doubled."""
+    return ",".join(f"{name}={value.replace(',', ',,')}" for name, value in values.items())
 
 
 def sectors(size: int) -> int:
@@ -90,9 +132,10 @@ def speaks_to_a_server(attachment: Attachment) -> bool:
 class _Protocol:
     """One layer's protocol node, and all that comes with it."""
 
-    def __init__(self, layer: Layer, number: int, host: Host) -> None:
+    def __init__(self, layer: Layer, number: int, host: Host, writable: bool) -> None:
         self.layer = layer
         self.number = number
+        self.writable = writable
         self.steps: list[Step] = []
         self.objects: list[str] = []
         self.descriptors: list[int] = []
@@ -102,9 +145,15 @@ class _Protocol:
             self._over_bridge(host)
         else:
             self.node |= dict(layer.attachment.node)
+            self._fetch(host)
             self._lay_secrets(host)
             self._bring_files()
-        self.node["read-only"] = True
+            self._bring_tls(host)
+            self._start_agent(host)
+        self.node.pop("auto-read-only", None)  # it is one or the other
+        self.node["read-only"] = not writable
+        if writable:
+            self.node["discard"] = "unmap"
 
     def format_node(self, layers: int) -> Node:
         driver = self.layer.image.format
@@ -112,8 +161,10 @@ class _Protocol:
             "node-name": f"format{self.number}",
             "driver": driver,
             "file": f"proto{self.number}",
-            "read-only": True,
+            "read-only": not self.writable,
         }
+        if self.writable:
+            node["discard"] = "unmap"
         if self.number + 1 < layers:
             node["backing"] = f"format{self.number + 1}"
         elif driver in TAKE_BACKING:
@@ -121,16 +172,23 @@ class _Protocol:
         return node
 
     @property
-    def check(self) -> CheckUnchanged:
-        layer = self.layer
-        size = sectors(layer.image.virtual_size)
-        return CheckUnchanged(layer.attachment.location, layer.attachment.pin, layer.head, f"format{self.number}", size)
+    def is_disturbed(self) -> bool:
+        """Whether QEMU itself may write to the image when it opens it."""
+        return self.writable and self.layer.image.format not in _QUIET
+
+    def check(self, level: str) -> CheckUnchanged:
+        """The check once QEMU has opened it, by the size of its node of that `level`; before that, without one."""
+        attachment, head = self.layer.attachment, self.layer.head
+        pin, node = attachment.pin, f"{level}{self.number}" if level else ""
+        if level and self.is_disturbed:
+            pin, head = Pin(pin.size), ""
+        return CheckUnchanged(attachment.location, pin, head, node, sectors(self.layer.image.virtual_size))
 
     def open_files(self, free: list[int]) -> None:
         for file in self.layer.attachment.files:
             fd = free.pop(0)
             self.descriptors.append(fd)
-            self.steps.append(OpenFile(file.path, fd, writable=False))
+            self.steps.append(OpenFile(file.path, fd, self.writable, exclusive=self.writable and file.exclusive))
             self.node[file.option] = f"/dev/fdset/{fd}"
 
     def _over_bridge(self, host: Host) -> None:
@@ -145,6 +203,7 @@ class _Protocol:
             f"--validator={pin.validator}",
             f"--head={self.layer.head}",
             f"--format={self.layer.image.format}",
+            *(("--write",) if self.writable else ()),
             "--",
             str(location),
         )
@@ -152,6 +211,11 @@ class _Protocol:
         self.node |= {"driver": "nbd", "server": {"type": "unix", "path": socket}, "export": ""}
         if host.facts.version >= (7,):
             self.node["open-timeout"] = 10
+
+    def _fetch(self, host: Host) -> None:
+        if self.layer.attachment.route is Route.FETCH:
+            location = self.layer.attachment.location
+            self.steps.append(FetchImage(location, (*host.command, "fetch", "--", str(location))))
 
     def _lay_secrets(self, host: Host) -> None:
         location = self.layer.attachment.location
@@ -162,6 +226,37 @@ class _Protocol:
             encoded = "" if slot.format == "raw" else f",format={slot.format}"
             self.objects.append(f"secret,id={name},file={name}{encoded}")
             self.node[slot.option] = name
+
+    def _bring_tls(self, host: Host) -> None:
+        """Give QEMU the certificates, or the key, in a folder as its TLS objects want it (qemu(1), tls-creds-x509)."""
+        tls = self.layer.attachment.tls
+        if tls is None:
+            return
+        folder = f"tls{self.number}"
+        for name, path in tls.files:
+            self.steps.append(CopyFile(path, f"{folder}/{name}", secret=name.endswith("key.pem")))
+        if tls.psk is not None:
+            self.steps.append(self._psk(tls, tls.psk, f"{folder}/keys.psk", host))
+            values = options(id=folder, endpoint="client", dir=folder, username=tls.username)
+            self.objects.append(f"tls-creds-psk,{values}")
+        else:
+            self.objects.append(f"tls-creds-x509,id={folder},endpoint=client,dir={folder},verify-peer=on")
+        self.node[tls.option] = folder
+        if tls.hostname and host.facts.version >= (7,):
+            self.node["tls-hostname"] = tls.hostname
+
+    def _psk(self, tls: Tls, slot: SecretSlot, path: str, host: Host) -> LaySecret:
+        location = self.layer.attachment.location
+        argv = (*host.command, "secret", "--", str(location), slot.asked)
+        return LaySecret(path, location, slot.asked, slot.label, argv, before=f"{tls.username}:")
+
+    def _start_agent(self, host: Host) -> None:
+        attachment = self.layer.attachment
+        if not attachment.agent_key:
+            return
+        location, key = attachment.location, attachment.agent_key
+        argv = (*host.command, "agent", f"--socket={AGENT}", f"--key={key}", "--", str(location))
+        self.steps.append(StartAgent(AGENT, location, key, argv))
 
     def _bring_files(self) -> None:
         """Copy the files that the node names into the guest's folder, for its account may not read them in their

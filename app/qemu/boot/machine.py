@@ -8,7 +8,8 @@ makes an option.
 import json
 from dataclasses import dataclass
 
-from app.qemu.boot.graph import Graph
+from app.qemu.boot.drives import Drive
+from app.qemu.boot.graph import Graph, options
 from app.qemu.host.accelerator import cpu_model
 from app.qemu.host.binary import SANDBOX
 from app.qemu.options import Host, Network, Pflash
@@ -26,6 +27,7 @@ class Machine:
     memory: int
     cpus: int
     network: Network
+    drive: Drive
     uefi: Pflash | None = None
 
 
@@ -34,7 +36,7 @@ def qemu_argv(machine: Machine, graph: Graph, host: Host) -> tuple[str, ...]:
     argv = [host.qemu, "-name", options(guest=clean(machine.name, _NAME_LENGTH)), "-no-user-config", "-nodefaults"]
     if host.sandbox:
         argv += SANDBOX
-    argv += ["-machine", _board(machine.uefi), "-accel", host.accelerator, "-cpu", cpu_model(host.accelerator)]
+    argv += ["-machine", _board(machine), "-accel", host.accelerator, "-cpu", cpu_model(host.accelerator)]
     argv += ["-smp", str(machine.cpus), "-m", f"{machine.memory >> 20}M", "-rtc", "base=utc", "-boot", "strict=on"]
     for value in graph.objects:
         argv += ["-object", value]
@@ -42,18 +44,14 @@ def qemu_argv(machine: Machine, graph: Graph, host: Host) -> tuple[str, ...]:
         argv += ["-add-fd", f"fd={descriptor},set={descriptor}"]
     for node in (*_firmware_nodes(machine.uefi), *graph.nodes):
         argv += ["-blockdev", node_text(node)]
-    argv += ["-device", _disk(graph), "-device", "VGA", "-device", "qemu-xhci", "-device", "usb-tablet"]
+    for device in (*machine.drive.devices, "VGA", "qemu-xhci", "usb-tablet"):
+        argv += ["-device", device.replace("{node}", graph.top)]
     argv += ["-object", "rng-builtin,id=rng0", "-device", "virtio-rng-pci,rng=rng0"]
     argv += _network(machine.network)
     # The serial line is QEMU's own input and output: a terminal under a script, pipes under the supervisor.
     argv += ["-chardev", "stdio,id=serial0", "-serial", "chardev:serial0"]
     argv += ["-qmp", "unix:qmp.sock,server=on,wait=off", "-vnc", "unix:vnc.sock"]
     return tuple(argv)
-
-
-def options(**values: str) -> str:
-    """Return a value for QEMU's option parser, commas in it doubled."""
-    return ",".join(f"{name}={value.replace(',', ',,')}" for name, value in values.items())
 
 
 def node_text(node: Node) -> str:
@@ -63,8 +61,9 @@ def node_text(node: Node) -> str:
     return text if is_clean(text) else json.dumps(ordered | dict(node))
 
 
-def _board(uefi: Pflash | None) -> str:
-    return "q35,pflash0=uefi-code,pflash1=uefi-vars" if uefi else "q35"
+def _board(machine: Machine) -> str:
+    board = machine.drive.board
+    return f"{board},pflash0=uefi-code,pflash1=uefi-vars" if machine.uefi else board
 
 
 def _firmware_nodes(uefi: Pflash | None) -> tuple[Node, ...]:
@@ -77,13 +76,6 @@ def _firmware_nodes(uefi: Pflash | None) -> tuple[Node, ...]:
         {"driver": "file", "node-name": "uefi-vars-file", "filename": "vars.fd"},
         {"driver": uefi.format, "node-name": "uefi-vars", "file": "uefi-vars-file"},
     )
-
-
-def _disk(graph: Graph) -> str:
-    if graph.is_cd:
-        return f"ide-cd,bus=ide.0,drive={graph.top},bootindex=0"
-    # A read that fails (the server is away) stops the guest instead of breaking it.
-    return f"virtio-blk-pci,drive={graph.top},bootindex=0,rerror=stop,werror=stop"
 
 
 def _network(network: Network) -> list[str]:

@@ -8,8 +8,10 @@ from collections.abc import Iterator, Sequence
 
 from app.qemu.boot.confine import confinement
 from app.qemu.boot.drive import short_drive
-from app.qemu.boot.graph import DESCRIPTORS, TAKE_BACKING, build_graph
+from app.qemu.boot.drives import drive_for, drive_notes, drive_refusals
+from app.qemu.boot.graph import AGENT, DESCRIPTORS, TAKE_BACKING, build_graph
 from app.qemu.boot.machine import Machine, qemu_argv
+from app.qemu.boot.writing import snapshot_notes, snapshot_refusals, write_notes, write_refusals
 from app.qemu.host.firmware import REMEDY as UEFI_REMEDY
 from app.qemu.options import FirmwareWish, Host, Network, Options
 from app.qemu.steps import BootPlan, CopyFile, Layer, StartQemu, Step
@@ -30,20 +32,24 @@ _MOST_CPUS = 255
 def plan(chain: Sequence[Layer], options: Options, host: Host) -> BootPlan:
     """Return how to boot `chain` (the image first, then its backing images, if any), or why it cannot be booted."""
     boot = chain[0]
-    location, route = boot.attachment.location, boot.attachment.route.value
+    location, route, mode = boot.attachment.location, boot.attachment.route.value, options.mode.value
     machine = _machine(boot, options, host)
-    refusals = tuple(dict.fromkeys(_refusals(chain, machine, options, host)))
+    of_image = tuple(_image_refusals(chain, options))
+    refusals = tuple(dict.fromkeys((*of_image, *_refusals(chain, machine, options, host))))
     if refusals:
-        return BootPlan(location, route, refusals=refusals, drive_withheld="it cannot be booted")
-    graph = build_graph(chain, host)
+        withheld = "it cannot be booted"
+        return BootPlan(
+            location, route, refusals=refusals, drive_withheld=withheld, mode=mode, image_refused=bool(of_image)
+        )
+    graph = build_graph(chain, host, options.mode, machine.drive.generic)
     network = graph.network or machine.network is Network.USER
     firmware: tuple[Step, ...] = (CopyFile(machine.uefi.vars, "vars.fd"),) if machine.uefi else ()
     start = StartQemu(
         argv=qemu_argv(machine, graph, host),
-        confinement=confinement(host, network, graph.reads),
+        confinement=confinement(host, network, graph.reads, AGENT if graph.agent else ""),
         uid=host.guest_uid if host.setpriv else None,
     )
-    drive, withheld = short_drive(chain)
+    drive, withheld = short_drive(chain, options)
     return BootPlan(
         location,
         route,
@@ -52,7 +58,7 @@ def plan(chain: Sequence[Layer], options: Options, host: Host) -> BootPlan:
         drive=drive,
         drive_withheld=clean(withheld),
         format=boot.image.format,
-        mode=options.mode.value,
+        mode=mode,
         memory=machine.memory,
         cpus=machine.cpus,
         network=machine.network.value,
@@ -67,6 +73,7 @@ def _machine(boot: Layer, options: Options, host: Host) -> Machine:
         memory=(default if options.memory is None else options.memory) // _MIB * _MIB,
         cpus=min(DEFAULT_CPUS, host.cpus) if options.cpus is None else options.cpus,
         network=options.network or (Network.USER if own else Network.RESTRICTED),
+        drive=drive_for(boot, options),
         uefi=host.uefi if _wants_uefi(boot, options) else None,
     )
 
@@ -77,12 +84,26 @@ def _wants_uefi(boot: Layer, options: Options) -> bool:
     return options.firmware is FirmwareWish.UEFI
 
 
-def _refusals(chain: Sequence[Layer], machine: Machine, options: Options, host: Host) -> Iterator[str]:
-    if options.mode is Mode.WRITE:
-        yield "writing into the image is not yet known to be safe: Farboot cannot tell who else uses it"
+def _image_refusals(chain: Sequence[Layer], options: Options) -> Iterator[str]:
+    """What the image itself is refused for: on another host, at another time, it would be the same."""
     for layer in chain:
-        yield from map(clean, _layer_refusals(layer, options, host))
+        for hazard in layer.image.hazards:
+            if hazard.verdict is Verdict.REFUSE:
+                yield clean(hazard.text)
+            elif hazard.verdict is Verdict.ASK and hazard.code not in options.accept:
+                yield clean(f"{hazard.text} (this needs a yes: {hazard.code})")
+        if layer.image.virtual_size <= 0:
+            yield "the image is empty"
     yield from _chain_refusals(chain)
+
+
+def _refusals(chain: Sequence[Layer], machine: Machine, options: Options, host: Host) -> Iterator[str]:
+    """What this host, this QEMU, this moment or the person's choices stand against."""
+    against = write_refusals if options.mode is Mode.WRITE else snapshot_refusals
+    yield from map(clean, against(chain[0]))
+    yield from map(clean, drive_refusals(chain[0], options))
+    for layer in chain:
+        yield from map(clean, _layer_refusals(layer, host))
     if _wants_uefi(chain[0], options) and host.uefi is None:
         yield f"it boots by UEFI, and no UEFI firmware is installed ({UEFI_REMEDY})"
     if options.memory is None and machine.memory < LEAST_MEMORY:
@@ -94,19 +115,10 @@ def _refusals(chain: Sequence[Layer], machine: Machine, options: Options, host: 
         yield f"a guest has 1 to {_MOST_CPUS} processors, not {machine.cpus}"
 
 
-def _layer_refusals(layer: Layer, options: Options, host: Host) -> Iterator[str]:
+def _layer_refusals(layer: Layer, host: Host) -> Iterator[str]:
     attachment, image = layer.attachment, layer.image
-    for hazard in image.hazards:
-        if hazard.verdict is Verdict.REFUSE:
-            yield hazard.text
-        elif hazard.verdict is Verdict.ASK and hazard.code not in options.accept:
-            yield f"{hazard.text} (this needs a yes: {hazard.code})"
     if image.format not in host.facts.drivers:
         yield f"this QEMU cannot read the format {image.format}"
-    if image.virtual_size <= 0:
-        yield "the image is empty"
-    if attachment.route is Route.FETCH:
-        yield "it must be fetched whole first, which Farboot cannot do yet"
     driver = attachment.node.get("driver")
     if attachment.route is Route.DRIVER and driver not in host.facts.drivers:
         yield f"this QEMU has no driver {driver} (apt install qemu-block-extra)"
@@ -137,6 +149,7 @@ def _chain_refusals(chain: Sequence[Layer]) -> Iterator[str]:
 
 def _notes(chain: Sequence[Layer], machine: Machine, options: Options, host: Host) -> Iterator[str]:
     boot = chain[0]
+    yield from write_notes(boot) if options.mode is Mode.WRITE else snapshot_notes(boot)
     for layer in chain:
         attachment = layer.attachment
         if attachment.route is Route.BRIDGE:
@@ -154,6 +167,7 @@ def _notes(chain: Sequence[Layer], machine: Machine, options: Options, host: Hos
             "nothing bootable was found in the image"
         )  # fmt: skip
         yield f"{found}: it is started by BIOS (--firmware uefi for the other)"
+    yield from drive_notes(machine.drive, machine.uefi is not None)
     if machine.network is Network.RESTRICTED and options.network is None:
         yield "the guest reaches no network, for its image is not from your own storage (--network user gives it one)"
     if options.memory is not None and machine.memory > host.memory:

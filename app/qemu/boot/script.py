@@ -10,10 +10,13 @@ from app.qemu.boot.confine import FOLDER
 from app.qemu.steps import (
     BootPlan,
     CheckUnchanged,
+    CheckUnused,
     CopyFile,
     CreateOverlay,
+    FetchImage,
     LaySecret,
     OpenFile,
+    StartAgent,
     StartBridge,
     StartQemu,
     Step,
@@ -52,7 +55,7 @@ cd "$folder"
 
 _AWAIT = """\
 until [ -S {socket} ]; do
-    kill -0 "$!" 2>/dev/null || {{ echo 'the bridge ended before it served anything' >&2; exit 1; }}
+    kill -0 "$!" 2>/dev/null || {{ echo 'the {helper} ended before it served anything' >&2; exit 1; }}
     sleep 0.1
 done"""
 
@@ -64,6 +67,10 @@ def script(plan: BootPlan) -> str:
     said = list(plan.notes)
     if not any(isinstance(step, StartBridge) for step in plan.steps):
         said.append("farboot boot also checks, before the guest runs, that the image is still what was looked at")
+    if any(isinstance(step, CheckUnused) for step in plan.steps):
+        said.append("farboot boot also checks, before the guest runs, that nobody else has the image; this cannot")
+    if any(isinstance(step, OpenFile) and step.exclusive for step in plan.steps):
+        said.append("farboot boot opens the device exclusively, lest somebody mounts it meanwhile; a shell cannot")
     notes = "".join(f"# ({clean(note)})\n" for note in said)
     parts = [_OPENING.format(location=clean(str(plan.location)), notes=notes)]
     parts += ["\n".join(lines) + "\n" for step in plan.steps if (lines := list(_lines(step)))]
@@ -77,10 +84,18 @@ def _lines(step: Step) -> Iterator[str]:
             yield _words(step.argv)
         case CopyFile():
             yield "# A copy of its own, that QEMU's account may read and write."
+            yield from _folder_of(step.path)
             yield f"cat <{shell_word(step.source)} >{shell_word(step.path)}"
         case LaySecret():
             yield f"# QEMU reads the {clean(step.label)} from a file."
-            yield _words(step.argv) + f" >{shell_word(step.path)}"
+            yield from _folder_of(step.path)
+            asked = _words(step.argv)
+            if step.before:
+                asked = f"{{ printf %s {shell_word(step.before)} && {asked}; }}"
+            yield f"{asked} >{shell_word(step.path)}"
+        case FetchImage():
+            yield "# Its server cannot read in the middle of it: a whole copy is fetched, unless a good one lies here."
+            yield _words(step.argv)
         case OpenFile():
             yield f"# QEMU finds it as /dev/fdset/{step.fd}, and needs no right to open it."
             yield f"exec {step.fd}<{'>' if step.writable else ''}{shell_word(step.path)}"
@@ -88,7 +103,12 @@ def _lines(step: Step) -> Iterator[str]:
             yield "# The bridge reads the image for QEMU, and serves only what was looked at."
             yield _words(step.argv) + " </dev/null &"
             yield 'helpers="$helpers $!"'
-            yield _AWAIT.format(socket=shell_word(step.socket))
+            yield _AWAIT.format(socket=shell_word(step.socket), helper="bridge")
+        case StartAgent():
+            yield "# An ssh agent for QEMU, that signs with one key and for nothing else."
+            yield _words(step.argv) + " </dev/null &"
+            yield 'helpers="$helpers $!"'
+            yield _AWAIT.format(socket=shell_word(step.socket), helper="agent")
         case StartQemu():
             if step.uid is not None:
                 yield "# The folder belongs to the account that QEMU runs as."
@@ -97,8 +117,14 @@ def _lines(step: Step) -> Iterator[str]:
             if step.confinement:
                 yield "# QEMU, shut in: it sees its programs, this folder, and nothing else of this host."
             yield from _long_command(step)
-        case CheckUnchanged():
+        case CheckUnchanged() | CheckUnused():
             return
+
+
+def _folder_of(path: str) -> Iterator[str]:
+    folder = path.rpartition("/")[0]
+    if folder:
+        yield f"mkdir -p {shell_word(folder)}"
 
 
 def _long_command(step: StartQemu) -> Iterator[str]:

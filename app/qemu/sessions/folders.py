@@ -69,10 +69,23 @@ class Folder:
         with os.fdopen(os.open(name, flags, 0o600, dir_fd=self.descriptor), "wb") as file:
             file.write(data)
 
+    def make_way(self, name: str) -> None:
+        """Make the folder (0700) that `name` is in, if it is in one below this."""
+        below = os.path.dirname(name)
+        if below:
+            with suppress(FileExistsError):
+                os.mkdir(below, 0o700, dir_fd=self.descriptor)
+
     def remove(self, name: str) -> None:
-        """Remove the file `name`; it may be gone."""
+        """Remove the file `name`, never through a link to another folder; it may be gone."""
+        above, file = os.path.split(name)
         with suppress(FileNotFoundError):
-            os.unlink(name, dir_fd=self.descriptor)
+            folder = os.open(above, _OPEN_FOLDER, dir_fd=self.descriptor) if above else self.descriptor
+            try:
+                os.unlink(file, dir_fd=folder)
+            finally:
+                if folder != self.descriptor:
+                    os.close(folder)
 
     def is_alive(self) -> bool:
         """Whether somebody holds the lock."""

@@ -12,10 +12,10 @@ from dataclasses import replace
 from app.qemu.sessions import folders, start
 from app.qemu.sessions.child import Child
 from app.qemu.sessions.folders import Folder
+from app.qemu.sessions.renewal import Renewal
 from app.qemu.sessions.serial import SerialLine, SerialLog
-from app.qemu.sessions.start import Machinery, Order
+from app.qemu.sessions.start import Helper, Machinery, Order
 from app.qemu.sessions.wire import SessionInfo, SessionState, to_line
-from app.qemu.steps import StartBridge
 from probes.errors import Cancelled, FarbootError
 from probes.text import clean
 
@@ -46,6 +46,7 @@ class Guest:
         self._starting: asyncio.Task[None] | None = None
         self._retry: asyncio.Task[None] | None = None
         self._delay, self._retried = RETRY_FIRST, 0.0
+        self._renewal = Renewal(order.plan.qemu.argv if order.plan.qemu else ())
         self._screens = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -84,8 +85,8 @@ class Guest:
         self._running = True
         self.tell(SessionState.RUNNING)
         self._begin(self._follow_events())
-        for step, bridge in self._machinery.bridges.items():
-            self._begin(self._keep_bridge(step, bridge))
+        for step, helper in self._machinery.helpers.items():
+            self._begin(self._keep_helper(step, helper))
 
     async def live(self) -> None:
         """Return when QEMU has ended and the state tells how."""
@@ -183,25 +184,39 @@ class Guest:
         self.tell(SessionState.PAUSED, f"{why}; the guest waits, next try in {self._delay:g} s")
         await asyncio.sleep(self._delay)  # the back-off itself
         self._retry, self._retried = None, time.monotonic()
-        if self.info.state is SessionState.PAUSED:
+        if self.info.state is SessionState.PAUSED and await self._renew(data):
             await self._ask("cont")
 
-    async def _keep_bridge(self, step: StartBridge, bridge: Child) -> None:
-        """Should the bridge end, start it again: QEMU reconnects, and meanwhile the guest waits."""
+    async def _renew(self, data: Mapping[str, object]) -> bool:
+        """Open anew what does not find back by itself; False if its server is still away, and the next try is set."""
+        monitor = self._machinery.monitor
+        if monitor is None or not self._renewal.needed:
+            return True
+        try:
+            await self._renewal.renew(monitor)
+        except FarbootError as error:
+            log.info("%s", error)
+            if self._retry is None and self._running:
+                self._retry = self._begin(self._go_on_later(data))
+            return False
+        return True
+
+    async def _keep_helper(self, step: Helper, helper: Child) -> None:
+        """Should the bridge or the agent end, start it again: QEMU reconnects, and meanwhile the guest waits."""
         delay = RETRY_FIRST
         while True:
-            await bridge.wait()
-            problem = start.bridge_error(bridge, step.location)
-            self.tell(self.info.state, f"the bridge ended ({problem.why}); next try in {delay:g} s")
+            await helper.wait()
+            problem = start.helper_error(step, helper)
+            self.tell(self.info.state, f"the {start.name_of(step)} ended ({problem.why}); next try in {delay:g} s")
             await asyncio.sleep(delay)  # the back-off itself
             delay = min(delay * 2, RETRY_LONGEST)
             self._machinery.folder.remove(step.socket)
             try:
-                bridge = await start.start_bridge(step, self.order.credentials, self._machinery.folder)
+                helper = await start.start_helper(step, self.order.credentials, self._machinery.folder)
             except FarbootError as error:
                 self.tell(self.info.state, error.why)
                 continue
-            self._machinery.bridges[step] = bridge
+            self._machinery.helpers[step] = helper
             self.tell(self.info.state)
 
     async def _ask(self, command: str) -> bool:

@@ -1,19 +1,21 @@
 """Carrying out the steps of a boot plan, up to a QEMU that has opened everything, was checked, and is still paused."""
 
 import asyncio
+import errno
 import fcntl
 import json
 import os
 import shutil
 import socket
 import stat
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TypeVar
+from functools import partial
+from typing import TypeAlias
 
 from app.qemu.sessions import qmp
+from app.qemu.sessions.checks import CHECK_DEADLINE, in_thread, look_again, look_for_others
 from app.qemu.sessions.child import Child, environment
 from app.qemu.sessions.folders import Folder
 from app.qemu.sessions.serial import SerialLine
@@ -21,26 +23,28 @@ from app.qemu.sessions.wire import error_from_json
 from app.qemu.steps import (
     BootPlan,
     CheckUnchanged,
+    CheckUnused,
     CopyFile,
     CreateOverlay,
+    FetchImage,
     LaySecret,
     OpenFile,
+    StartAgent,
     StartBridge,
     StartQemu,
     Step,
 )
 from probes.credentials import Credentials, Secret
-from probes.errors import Changed, Denied, FarbootError, NotFound, TimedOut, Unsupported
+from probes.errors import Changed, Denied, FarbootError, NotFound, Refused, TimedOut, Unsupported
 from probes.location import Location
-from probes.reader import Pin
 
 OPEN_DEADLINE = 60.0
-"""Seconds that QEMU, or the bridge, may take to open everything."""
-CHECK_DEADLINE = 30.0
+"""Seconds that QEMU, or a helper, may take to open everything."""
 _OVERLAY_DEADLINE = 30.0
 _POLL = 0.02
 
-T = TypeVar("T")
+Helper: TypeAlias = StartBridge | StartAgent
+"""What runs beside QEMU and serves it on a Unix socket."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Machinery:
     line: SerialLine
     qemu: Child | None = None
     monitor: qmp.Monitor | None = None
-    bridges: dict[StartBridge, Child] = field(default_factory=dict)
+    helpers: dict[Helper, Child] = field(default_factory=dict)
     files: dict[str, int] = field(default_factory=dict)
     nodes: Sequence[Mapping[str, object]] = ()
 
@@ -74,8 +78,8 @@ class Machinery:
                     await self.line.ended.wait()
         if self.monitor is not None:
             await self.monitor.close()
-        for bridge in self.bridges.values():
-            await bridge.end()
+        for helper in self.helpers.values():
+            await helper.end()
         self.close_files()
 
     def close_files(self) -> None:
@@ -102,9 +106,13 @@ async def _carry_out(step: Step, order: Order, machinery: Machinery, checking: C
         case CopyFile():
             _copy(step, folder)
         case LaySecret():
-            folder.create(step.path, order.secrets[step.path].reveal().encode("utf-8", "surrogateescape"))
-        case StartBridge():
-            machinery.bridges[step] = await start_bridge(step, order.credentials, folder)
+            secret = step.before + order.secrets[step.path].reveal()
+            folder.make_way(step.path)
+            folder.create(step.path, secret.encode("utf-8", "surrogateescape"))
+        case StartBridge() | StartAgent():
+            machinery.helpers[step] = await start_helper(step, order.credentials, folder)
+        case FetchImage():
+            return  # it lies here, or opening it says so
         case OpenFile():
             machinery.files[step.path] = _open(step)
         case StartQemu():
@@ -112,6 +120,10 @@ async def _carry_out(step: Step, order: Order, machinery: Machinery, checking: C
             checking()
         case CheckUnchanged():
             await _check(step, order.credentials, machinery)
+        case CheckUnused():
+            own = os.path.basename(folder.path)
+            look = partial(look_for_others, step, order.credentials, own)
+            await in_thread(look, CHECK_DEADLINE, step.location)
 
 
 async def _create_overlay(step: CreateOverlay, folder: Folder) -> None:
@@ -129,6 +141,7 @@ async def _create_overlay(step: CreateOverlay, folder: Folder) -> None:
 def _copy(step: CopyFile, folder: Folder) -> None:
     try:
         with open(step.source, "rb") as source:
+            folder.make_way(step.path)
             folder.create(step.path)
             with open(folder.reach(step.path), "wb") as copy:
                 shutil.copyfileobj(source, copy)
@@ -140,12 +153,16 @@ def _open(step: OpenFile) -> int:
     """Open a host file or device under its planned number. Those numbers were kept free (`supervisor.main`)."""
     flags = (os.O_RDWR if step.writable else os.O_RDONLY) | os.O_CLOEXEC
     try:
-        found = os.open(step.path, flags | os.O_NONBLOCK)  # a FIFO would block
+        # A FIFO would block; and O_EXCL is about block devices alone.
+        found = os.open(step.path, flags | os.O_NONBLOCK | (os.O_EXCL if step.exclusive else 0))
     except FileNotFoundError:
         raise NotFound("open", step.path, "there is no such file") from None
     except PermissionError:
         raise Denied("open", step.path, "permission denied") from None
     except OSError as error:
+        if error.errno == errno.EBUSY:
+            why = "it is mounted, or held by another program"
+            raise Refused("write into", step.path, why, f"lsblk {step.path} tells more") from None
         raise FarbootError("open", step.path, error.strerror or "it failed") from None
     try:
         kind = os.fstat(found).st_mode
@@ -157,42 +174,48 @@ def _open(step: OpenFile) -> int:
         os.close(found)
 
 
-async def start_bridge(step: StartBridge, credentials: Credentials, folder: Folder) -> Child:
-    """Start the bridge and await its socket. Raises the bridge's own error if it ends before."""
+async def start_helper(step: Helper, credentials: Credentials, folder: Folder) -> Child:
+    """Start the bridge or the agent and await its socket. Raises its own error if it ends before."""
     argv = list(step.argv)
     end = argv.index("--") if "--" in argv else len(argv)
     argv.insert(end, "--credentials-stdin")
     feed = json.dumps(credentials.to_json()).encode()
-    # The folder is the bridge's working directory, and QEMU's account may write there: nothing is imported from it.
-    bridge = Child(argv, folder.path, {**os.environ, "PYTHONSAFEPATH": "1"}, feed=feed)
+    # The folder is its working directory, and QEMU's account may write there: nothing is imported from it.
+    helper = Child(argv, folder.path, {**os.environ, "PYTHONSAFEPATH": "1"}, feed=feed)
     try:
         async with asyncio.timeout(OPEN_DEADLINE):
-            while not bridge.ended.is_set():
+            while not helper.ended.is_set():
                 if _answers(folder.reach(step.socket)):
-                    return bridge
+                    return helper
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_POLL):  # it announces its socket by nothing else
-                        await bridge.ended.wait()
-            await bridge.wait()
+                        await helper.ended.wait()
+            await helper.wait()
     except TimeoutError:
-        await bridge.end()
-        raise TimedOut("open", step.location, f"the bridge was not ready within {OPEN_DEADLINE:g} seconds") from None
+        await helper.end()
+        why = f"the {name_of(step)} was not ready within {OPEN_DEADLINE:g} seconds"
+        raise TimedOut("open", step.location, why) from None
     except BaseException:
-        await bridge.end()
+        await helper.end()
         raise
-    raise bridge_error(bridge, step.location)
+    raise helper_error(step, helper)
 
 
-def bridge_error(bridge: Child, location: Location) -> FarbootError:
-    """The error that an ended bridge told of, as it told it."""
-    words = bridge.last_words.removeprefix("farboot: ")
+def helper_error(step: Helper, helper: Child) -> FarbootError:
+    """The error that an ended helper told of, as it told it."""
+    words = helper.last_words.removeprefix("farboot: ")
     try:
         told = json.loads(words)
     except ValueError:
         told = None
     if isinstance(told, dict):
         return error_from_json(told)
-    return FarbootError("boot", location, words or f"the bridge ended with status {bridge.status}")
+    return FarbootError("boot", step.location, words or f"the {name_of(step)} ended with status {helper.status}")
+
+
+def name_of(step: Helper) -> str:
+    """What to call it."""
+    return "bridge" if isinstance(step, StartBridge) else "ssh agent"
 
 
 def _answers(path: str) -> bool:
@@ -222,7 +245,7 @@ async def _start_qemu(step: StartQemu, plan: BootPlan, machinery: Machinery) -> 
         raise TimedOut("boot", plan.location, why, detail=qemu.words) from None
     finally:
         for laid in plan.steps:
-            if isinstance(laid, LaySecret):
+            if isinstance(laid, LaySecret) or (isinstance(laid, CopyFile) and laid.secret):
                 folder.remove(laid.path)
     if machinery.monitor is None:
         raise qemu_error(plan.location, qemu.words, await qemu.wait())
@@ -235,17 +258,20 @@ async def _start_qemu(step: StartQemu, plan: BootPlan, machinery: Machinery) -> 
 
 
 def _give(folder: Folder, uid: int) -> None:
-    """Make the guest folder and what is in it QEMU's own."""
-    for name in os.listdir(folder.descriptor):
-        os.chown(name, uid, uid, dir_fd=folder.descriptor, follow_symlinks=False)
+    """Make the guest folder and all that is in it QEMU's own. Nobody else can have changed it yet."""
+    for _, folders, files, descriptor in os.fwalk(dir_fd=folder.descriptor):
+        for name in (*folders, *files):
+            os.chown(name, uid, uid, dir_fd=descriptor, follow_symlinks=False)
     os.fchown(folder.descriptor, uid, uid)
 
 
 async def _check(step: CheckUnchanged, credentials: Credentials, machinery: Machinery) -> None:
-    size = qmp.node_size(step.node, machinery.nodes)
-    if size != step.size:
-        raise Changed("boot", step.location, f"QEMU sees {size} bytes where {step.size} were judged")
-    await in_thread(lambda: _look_again(step, credentials), CHECK_DEADLINE, step.location)
+    if step.node:
+        size = qmp.node_size(step.node, machinery.nodes)
+        if size != step.size:
+            raise Changed("boot", step.location, f"QEMU sees {size} bytes where {step.size} were judged")
+    if not step.node or step.head or step.pin.validator:
+        await in_thread(partial(look_again, step, credentials), CHECK_DEADLINE, step.location)
     for path, descriptor in machinery.files.items():
         try:
             same = os.path.samestat(os.stat(path), os.fstat(descriptor))
@@ -253,57 +279,6 @@ async def _check(step: CheckUnchanged, credentials: Credentials, machinery: Mach
             same = False
         if not same:
             raise Changed("boot", step.location, f"{path} was replaced while it was opened")
-
-
-def _look_again(step: CheckUnchanged, credentials: Credentials) -> None:
-    from probes.identify import head_digest
-    from probes.registry import open_source
-
-    with open_source(step.location, credentials) as source, source.open(step.location) as reader:
-        difference = compare_pins(step.pin, reader.pin)
-        if not difference and step.head and head_digest(reader) != step.head:
-            difference = "its first bytes are not those that were judged"
-    if difference:
-        raise Changed("boot", step.location, difference, "look at it again")
-
-
-def compare_pins(judged: Pin, found: Pin) -> str:
-    """Say in what `found` differs from `judged`; empty if in nothing that can be known."""
-    if judged.size != found.size:
-        return f"it has {found.size} bytes, and had {judged.size} when it was judged"
-    if judged.validator and found.validator and judged.validator != found.validator:
-        return "it was written since it was judged"
-    return ""
-
-
-async def in_thread(function: Callable[[], T], deadline: float, on: object) -> T:
-    """Run `function` in a thread that nobody waits for after `deadline` seconds. Raises TimedOut."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
-
-    def settle(result: T | None, error: BaseException | None) -> None:
-        if done.done():
-            return
-        if error is not None:
-            done.set_exception(error)
-        else:
-            done.set_result(result)  # type: ignore[arg-type]  # None only where T is
-
-    def run() -> None:
-        result, failure = None, None
-        try:
-            result = function()
-        except BaseException as error:  # noqa: BLE001  carried over to the awaiting task, whatever it is
-            failure = error
-        with suppress(RuntimeError):  # the loop may have closed meanwhile
-            loop.call_soon_threadsafe(settle, result, failure)
-
-    threading.Thread(target=run, daemon=True).start()
-    try:
-        async with asyncio.timeout(deadline):
-            return await done
-    except TimeoutError:
-        raise TimedOut("look again at", on, f"no answer within {deadline:g} seconds") from None
 
 
 def qemu_error(location: Location, words: str, status: int) -> FarbootError:

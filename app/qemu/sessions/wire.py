@@ -14,14 +14,17 @@ from typing import TypeVar
 from app.qemu.steps import (
     BootPlan,
     CheckUnchanged,
+    CheckUnused,
     CopyFile,
     CreateOverlay,
+    FetchImage,
     LaySecret,
     OpenFile,
+    StartAgent,
     StartBridge,
     StartQemu,
 )
-from probes.errors import Crashed, Denied, FarbootError
+from probes.errors import Crashed, Denied, FarbootError, UnknownHostKey
 from probes.location import Location
 from probes.reader import Pin
 
@@ -30,7 +33,8 @@ T = TypeVar("T")
 _CLASSES: dict[str, type] = {
     kind.__name__: kind
     for kind in (
-        BootPlan, CheckUnchanged, CopyFile, CreateOverlay, LaySecret, Location, OpenFile, Pin, StartBridge, StartQemu,
+        BootPlan, CheckUnchanged, CheckUnused, CopyFile, CreateOverlay, FetchImage, LaySecret, Location, OpenFile, Pin,
+        StartAgent, StartBridge, StartQemu,
     )
 }  # fmt: skip
 _CLASS = "="
@@ -117,6 +121,8 @@ def error_from_json(values: Mapping[str, object]) -> FarbootError:
     texts = {name: str(values.get(name, "")) for name in ("error", "tried", "on", "why", "hint", "detail")}
     kind = next((kind for kind in _errors(FarbootError) if kind.code == texts["error"]), FarbootError)
     told = (texts["tried"], texts["on"], texts["why"], texts["hint"], texts["detail"])
+    if kind is UnknownHostKey:
+        return UnknownHostKey(*told, str(values.get("fingerprint", "")), str(values.get("key_type", "")))
     wants = values.get("wants")
     if kind is Denied and isinstance(wants, list):
         return Denied(*told, wants=tuple(str(field) for field in wants))
@@ -128,6 +134,8 @@ def error_to_json(error: FarbootError) -> dict[str, object]:
     values: dict[str, object] = {**error.as_json(), "detail": error.detail}
     if isinstance(error, Denied):
         values["wants"] = list(error.wants)
+    if isinstance(error, UnknownHostKey):
+        values |= {"fingerprint": error.fingerprint, "key_type": error.key_type}
     return values
 
 

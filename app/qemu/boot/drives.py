@@ -1,0 +1,88 @@
+"""The drive that the guest sees: from a node of the block graph to a board and `-device` arguments, or why not.
+
+    auto            disk: virtio-blk        CD: ide-cd, and a LUN that is a CD: scsi-cd
+    virtio          virtio-blk
+    scsi            virtio-scsi + scsi-hd or scsi-cd
+    lsi             the same on an LSI 53C895A, which old guests know
+    scsi-generic    virtio-scsi + scsi-generic: the guest's SCSI commands go to the LUN as they are
+    lsi-generic     the same on an LSI 53C895A: refused, for no firmware of QEMU's boots from it
+    sata            ide-hd or ide-cd on q35's AHCI
+    ide             ide-hd or ide-cd on the PIIX of a pc
+
+A guest finds its disk under the name that its drivers give it: /dev/vda, /dev/sda.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from app.qemu.boot.writing import is_cd
+from app.qemu.options import DiskWish, Options
+from app.qemu.steps import Layer
+from probes.attachment import Mode, Route
+
+_CONTROLLERS = {
+    DiskWish.SCSI: "virtio-scsi-pci",
+    DiskWish.SCSI_GENERIC: "virtio-scsi-pci",
+    DiskWish.LSI: "lsi53c895a",
+}
+_GENERIC = frozenset({DiskWish.SCSI_GENERIC, DiskWish.LSI_GENERIC})
+
+# What fails (the server is away) stops the guest instead of breaking it.
+_WAITS = ",rerror=stop,werror=stop"
+_READS_WAIT = ",rerror=stop"
+
+
+@dataclass(frozen=True)
+class Drive:
+    """Which board the guest has and how the drive is plugged: `devices` are values of `-device`, with `{node}` where
+    the node's name goes. `generic` says that the guest speaks to the protocol node itself: there is no format node.
+    """
+
+    board: str
+    devices: tuple[str, ...]
+    generic: bool = False
+
+
+def drive_for(boot: Layer, options: Options) -> Drive:
+    """Return the drive of the image that is booted; `drive_refusals` has found nothing against it."""
+    cd = is_cd(boot)
+    wish = options.disk
+    if wish is DiskWish.AUTO:
+        wish = (DiskWish.SCSI if boot.attachment.cd else DiskWish.SATA) if cd else DiskWish.VIRTIO
+    if wish is DiskWish.VIRTIO:
+        return Drive("q35", (f"virtio-blk-pci,drive={{node}},bootindex=0{_WAITS}",))
+    if controller := _CONTROLLERS.get(wish):
+        generic = wish in _GENERIC
+        kind = "scsi-generic" if generic else "scsi-cd" if cd else "scsi-hd"
+        waits = "" if generic else _READS_WAIT if cd else _WAITS  # what passes through has no such thing
+        plugged = f"{kind},bus=scsi0.0,drive={{node}},bootindex=0{waits}"
+        return Drive("q35", (f"{controller},id=scsi0", plugged), generic)
+    # An ide-cd that has waited for the server makes QEMU abort as it goes on (ide_restart_bh's assertion, QEMU 7.2).
+    kind, waits = ("ide-cd", "") if cd else ("ide-hd", _WAITS)
+    board = "pc" if wish is DiskWish.IDE else "q35"
+    return Drive(board, (f"{kind},bus=ide.0,drive={{node}},bootindex=0{waits}",))
+
+
+def drive_refusals(boot: Layer, options: Options) -> Iterator[str]:
+    """Say why the image cannot be plugged in as it is wished."""
+    wish = options.disk
+    if wish is DiskWish.VIRTIO and is_cd(boot):
+        yield "it is a CD, and there are no CD drives of virtio (--disk scsi or sata)"
+    if wish not in _GENERIC:
+        return
+    if wish is DiskWish.LSI_GENERIC:
+        # SeaBIOS's driver for the LSI gives up on commands that end later, as all do that are passed on (a phase
+        # mismatch; seen with QEMU 7.2 and 10.0), and OVMF has no driver for it.
+        yield "no firmware of QEMU's boots from an LSI controller that passes commands on (--disk scsi-generic does)"
+    elif not boot.attachment.scsi or boot.attachment.route is not Route.DRIVER:
+        yield f"{wish.value} passes SCSI commands on, and only a LUN that QEMU's own driver reaches understands them"
+    elif boot.image.format != "raw":
+        yield f"with {wish.value} the guest would see the {boot.image.format} itself, not the disk in it"
+    elif options.mode is not Mode.WRITE and not is_cd(boot):
+        yield f"with {wish.value} what the guest writes goes to the LUN: that is for boots that write (--write)"
+
+
+def drive_notes(drive: Drive, uefi: bool) -> Iterator[str]:
+    """Say what a person should know of the drive."""
+    if uefi and any(device.startswith("lsi") for device in drive.devices):
+        yield "UEFI firmware seldom has a driver for LSI controllers: it may find nothing to boot (--firmware bios)"
