@@ -7,6 +7,7 @@ what it says is dropped.
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -74,6 +75,21 @@ def ask(
 ) -> Job:
     """Run `call` in a thread and give its result to `done` in the screen's."""
     return start(pump, lambda job: job.tell(done, call()), failed)
+
+
+class Pace:
+    """Says whether it is time again, at most once in so many seconds: for news that come faster than anybody reads."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._next = 0.0
+
+    def __call__(self) -> bool:
+        now = time.monotonic()
+        if now < self._next:
+            return False
+        self._next = now + self._seconds
+        return True
 
 
 class _OpensSources(Protocol):

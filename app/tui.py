@@ -14,11 +14,13 @@ from textual.filter import LineFilter
 from textual.screen import Screen
 
 from app.background import Job, ask
+from app.keeping import keep
 from app.looks import THEMES, PlainGlyphs, theme_for
+from app.memory import Memory
 from app.screens.browse import Browse
 from app.screens.contract import Engine, Guests
 from app.screens.room import Room
-from probes.errors import Denied, FarbootError
+from probes.errors import Denied, FarbootError, UnknownHostKey
 from probes.location import Location
 from probes.text import clean, shell_word
 from probes.words import counted
@@ -27,13 +29,12 @@ if TYPE_CHECKING:
     from textual.notifications import SeverityLevel
 
     from app.qemu.sessions.session import SessionInfo
-    from probes.credentials import Credentials
 
 _LOOK_AT_GUESTS = 1.0
 
 
 class FarbootApp(App[None], inherit_bindings=False):
-    """Farboot's screen. `guests` is for tests; without it they are this host's own."""
+    """Farboot's screen. `guests` and `memory` are for tests; without them they are this host's and this person's."""
 
     TITLE = "Farboot"
     CSS_PATH = "farboot.tcss"
@@ -42,12 +43,15 @@ class FarbootApp(App[None], inherit_bindings=False):
         Binding("ctrl+c", "how_to_leave", show=False, system=True),
     ]
 
-    def __init__(self, engine: Engine, start: Location | None = None, guests: Guests | None = None) -> None:
+    def __init__(
+        self, engine: Engine, start: Location | None = None, guests: Guests | None = None, memory: Memory | None = None
+    ) -> None:
         self.linux_console = os.environ.get("TERM") == "linux"
         super().__init__()
         self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]
         self.VERTICAL_BREAKPOINTS = [(0, "-low"), (18, "-short"), (32, "-tall")]
         self.engine = engine
+        self.memory = memory or Memory()
         self.guests: tuple[SessionInfo, ...] = ()
         self._start_at = start
         self._guests = guests
@@ -58,7 +62,7 @@ class FarbootApp(App[None], inherit_bindings=False):
 
     def get_default_screen(self) -> Screen[None]:
         """The room one comes in by."""
-        return Browse(self.engine, self._start_at)
+        return Browse(self.engine, self._start_at, self.memory)
 
     def get_line_filters(self) -> list[LineFilter]:
         """On a bare console, only glyphs that its font has."""
@@ -190,14 +194,43 @@ class FarbootApp(App[None], inherit_bindings=False):
 
     def ask_credentials(self, error: Denied, location: Location, then: Callable[[], None]) -> None:
         """Ask for what a server wants, remember it, and go on."""
-        from app.screens.dialogs import AskCredentials
+        from app.saved_secrets import SavedSecrets
+        from app.screens.ask_credentials import Answer, AskCredentials
 
-        def answered(credentials: "Credentials | None") -> None:
-            if credentials:
-                self.engine.keychain.add(location, credentials)
+        if isinstance(error, UnknownHostKey):
+            self._ask_about_host(error, location, then)
+            return
+
+        def answered(answer: Answer | None) -> None:
+            if answer is not None:
+                self.engine.keychain.add(location, answer.credentials, answer.save)
                 then()
 
-        self.push_screen(AskCredentials(error), answered)
+        saved = self.engine.keychain.saved
+        self.push_screen(AskCredentials(error, location, saved if isinstance(saved, SavedSecrets) else None), answered)
+
+    def _ask_about_host(self, error: UnknownHostKey, location: Location, then: Callable[[], None]) -> None:
+        from app.screens.dialogs import Ask, Choice
+        from probes.credentials import Credentials
+
+        def answered(answer: str | None) -> None:
+            if answer is not None:
+                trusted = Credentials(host_key=error.fingerprint)
+                self.engine.keychain.add(location, trusted, vouch_for_host=answer == "a")
+                then()
+
+        text = f"{error.why}\n\n{error.hint}" if error.hint else error.why
+        choices = (Choice("y", "trusts it this time"), Choice("a", "always: writes it into known_hosts"))
+        self.push_screen(Ask(f"Is this really {clean(location.host)}?", text, choices, "does not trust it"), answered)
+
+    def let_in(self, location: Location) -> None:
+        """A server let us in: keep what was wished to be kept."""
+        if self.engine.keychain.is_to_keep(location):
+            ask(self, lambda: keep(self.engine, location), self._kept, self.fail)
+
+    def _kept(self, done: list[str]) -> None:
+        for text in done:
+            self.say(text)
 
     def action_guests(self) -> None:
         """Go to the guests."""

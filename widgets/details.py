@@ -190,6 +190,11 @@ class Details(VerticalScroll):
         table.add_row(Text(_MARKS[hazard.verdict], style), Text(clean(hazard.text), style))
         return table
 
+    def _mode(self, mode: str) -> Text:
+        if mode == "write":
+            return Text("it for writing, after a question", self._style("ask"))
+        return Text("a snapshot: what the guest writes is thrown away")
+
     def _command(self, command: Command) -> list[RenderableType]:
         parts: list[RenderableType] = self._gap()
         if command.error is not None:
@@ -200,6 +205,8 @@ class Details(VerticalScroll):
         said = {hazard.text for hazard in self.facts.image.hazards} if self.facts.image else set()
         told = [refusal for refusal in command.refusals if refusal not in said]
         rows = [("Refused", Text(clean(refusal), self._style("bad"))) for refusal in told]
+        if command.mode and not command.refusals:
+            rows.append(("b boots", self._mode(command.mode)))
         if command.drive:
             rows.append(("-drive", Text(clean(command.drive), self._style("code"))))
         elif command.withheld and not command.refusals:

@@ -15,12 +15,13 @@ def told(error: FarbootError, about: object) -> str:
 
 @dataclass(frozen=True)
 class Command:
-    """How QEMU would be started: the short `-drive` value, or why there is none."""
+    """How QEMU would be started: the short `-drive` value, or why there is none. `mode` is "snapshot" or "write"."""
 
     drive: str = ""
     withheld: str = ""
     notes: tuple[str, ...] = ()
     refusals: tuple[str, ...] = ()
+    mode: str = ""
     error: FarbootError | None = None
 
 

@@ -61,6 +61,18 @@ class Listing(RowsView):
         row = self.row
         return row.entry if row else None
 
+    @property
+    def seen(self) -> list[Row]:
+        """The rows that are on the screen."""
+        top = round(self.scroll_offset.y)
+        return self.rows.visible[top : top + self.scrollable_content_region.height]
+
+    def row_changed(self, row: Row) -> None:
+        """A row's entry is another one now, of the same name."""
+        if self.rows.order is not Order.NAME:
+            self._keeping_place(lambda: self.rows.sort(self.rows.order))
+        self.refresh()
+
     def settle(self) -> None:
         """From now on the cursor keeps to its entry while others arrive; before, to the top."""
         self._settled = True

@@ -20,7 +20,8 @@ class Place:
     """A line of the places.
 
     `location` is what choosing it opens; without one `typed` is what the person goes on typing from ("http://").
-    `missing` says what to install before it can be used. A `heading` only separates.
+    `missing` says what to install before it can be used, `about` where it comes from. A `heading` only separates.
+    `kind` says what can be done with the line itself: "bookmark", "used".
     """
 
     title: str
@@ -28,6 +29,8 @@ class Place:
     typed: str = ""
     missing: str = ""
     heading: bool = False
+    about: str = ""
+    kind: str = ""
 
 
 class PlacesView(RowsView):
@@ -59,19 +62,29 @@ class PlacesView(RowsView):
             self.move_to(self.cursor + 1)
 
     def mark(self, location: Location | None) -> None:
-        """Put the cursor on the place that holds `location`, if one does."""
-        for index, place in enumerate(self.places):
-            if location is not None and place.location is not None and _holds(place.location, location):
-                self.move_to(index)
-                return
+        """Put the cursor on the place that holds `location` most closely, if one does."""
+        if location is None:
+            return
+        scores = [_closeness(place.location, location) if place.location else -1 for place in self.places]
+        best = max(scores, default=-1)
+        if best >= 0:
+            self.move_to(scores.index(best))
 
     def move_to(self, index: int) -> None:
         index = max(0, min(index, len(self.places) - 1))
-        step = 1 if index >= self.cursor else -1
-        while 0 <= index < len(self.places) and self.places[index].heading:
-            index += step
-        if 0 <= index < len(self.places):
-            super().move_to(index)
+        onwards = range(index, len(self.places))
+        back = range(index, -1, -1)
+        ways = (*onwards, *back) if index >= self.cursor else (*back, *onwards)
+        line = next((i for i in ways if not self.places[i].heading), None)
+        if line is not None:
+            super().move_to(line)
+        if line == self.first:
+            self.scroll_top(0)  # its heading is worth seeing, too
+
+    @property
+    def first(self) -> int | None:
+        """The first line that is no heading."""
+        return next((i for i, place in enumerate(self.places) if not place.heading), None)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """What is off cannot be opened."""
@@ -94,7 +107,9 @@ class PlacesView(RowsView):
         return [mark, Segment(fit(clean(place.title), room), style), Segment(note, faint)]
 
 
-def _holds(outer: Location, inner: Location) -> bool:
-    if outer.scheme == "file":
-        return inner.scheme == "file"
-    return outer.root == inner.root
+def _closeness(outer: Location, inner: Location) -> int:
+    """How closely a place holds a location: by how many names; 0 for another part of the same storage, -1 for none."""
+    if outer.scheme != inner.scheme or (outer.scheme != "file" and outer.root != inner.root):
+        return -1
+    names = outer.names
+    return len(names) + 1 if inner.names[: len(names)] == names else 0

@@ -1,6 +1,6 @@
 """The room a person comes in by: places, what they hold, and what the thing under the cursor is."""
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from textual import events, on
 from textual.app import ComposeResult
@@ -8,15 +8,20 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container, Horizontal, Vertical
 from textual.widgets import Input
 
+from app.memory import Memory
+from app.screens.boots import Boots
 from app.screens.contract import Engine
 from app.screens.folder import Folder, has_snapshots
 from app.screens.look import Look
-from app.screens.places import examples, places
-from app.screens.room import Room
+from app.screens.places import described, examples
+from app.screens.places_pane import PlacesPane
+from app.screens.sizes import Sizes
 from app.screens.visit import Visit
+from app.settings import Settings
 from probes.credentials import Credentials
 from probes.entry import Entry, Kind
 from probes.errors import Denied, FarbootError
+from probes.image import Image
 from probes.location import Location
 from widgets.details import Details
 from widgets.facts import Facts
@@ -26,26 +31,23 @@ from widgets.places import PlacesView
 from widgets.rows import Order
 from widgets.rows_view import RowsView
 
-if TYPE_CHECKING:
-    from app.qemu.sessions.session import SessionInfo
-
 _ORDERS = list(Order)
 _WELCOME = "Choose a place, or press o for any location."
 
 
-class Browse(Room):
+class Browse(Boots):
     """Places, listing, description."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("b", "boot", "Boot"),
-        Binding("v", "command", "Command"),
+        Binding("n", "rename", "Rename"),
+        Binding("d", "remove", "Remove"),
         # These two are asked before the panes: what is typed on at once, or in one burst, belongs to their lines.
         Binding("slash", "filter", "Filter", key_display="/", priority=True),
         Binding("o", "open", "Go to", priority=True),
         Binding("escape,backspace,left,h", "back", "Back", key_display="esc"),
         Binding("r", "reload", "Reload"),
         Binding("y", "copy_location", "Copy", show=False),
-        Binding("Y", "copy_command", "Copy the command", show=False),
+        Binding("m", "bookmark", "Bookmark", show=False),
         Binding("greater_than_sign", "sort(1)", "Sort", key_display=">", show=False),
         Binding("less_than_sign", "sort(-1)", "Sort back", show=False),
         Binding("tab", "next_pane(1)", "Next pane", show=False),
@@ -54,15 +56,17 @@ class Browse(Room):
 
     AUTO_FOCUS = ""
 
-    def __init__(self, engine: Engine, start_at: Location | None) -> None:
+    def __init__(self, engine: Engine, start_at: Location | None, memory: Memory) -> None:
         super().__init__()
         self._engine = engine
         self._start_at = start_at
-        self._visit = Visit(self, engine, lambda: self.listing, self._place_changed, self._listed, self._not_listed)
-        self._look = Look(self, engine, self._show_facts, self._denied_look)
+        self._pane = PlacesPane(self, memory, lambda: self.places, self._places_changed)
+        self._visit = Visit(
+            self, engine, lambda: self.listing, self._place_changed, self._listed, self._not_listed, memory.owners
+        )
+        self._look = Look(self, engine, self._show_facts, self._denied_look, self.options_for)
+        self._sizes = Sizes(self, engine, lambda: self.listing)
         self._asked: Location | None = None
-        self._opened: list[Location] = []
-        self._used: list[str] = []
 
     def compose_room(self) -> ComposeResult:
         with Horizontal(id="panes"):
@@ -75,7 +79,7 @@ class Browse(Room):
 
     def on_mount(self) -> None:
         """Begin where the person said, or at the places."""
-        self.places.show(places(self._opened))
+        self._pane.begin()
         self.listing.placeholder = _WELCOME
         self.listing.has_snapshots = self._has_snapshots
         if self._start_at is not None:
@@ -87,6 +91,11 @@ class Browse(Room):
         """Let go of servers."""
         self._visit.forget()
         self._look.forget()
+        self._sizes.forget()
+
+    @property
+    def settings(self) -> Settings:
+        return self._pane.settings
 
     @property
     def places(self) -> PlacesView:
@@ -116,20 +125,19 @@ class Browse(Room):
             self._engine.keychain.add(location, credentials)
             self._visit.forget()
             self._look.forget()
-        text = str(location)
-        self._used = [text, *(used for used in self._used if used != text)][:20]
+        self._pane.typed(location)
         self._asked = location
-        self._remember(location)
+        self._pane.opened(location)
         self._enter(Folder(location), certain=False)
 
-    def _remember(self, location: Location) -> None:
-        """Put a place among those opened; what was asked for may have turned out to be another one."""
-        kept = [place for place in self._opened if place not in {location, self._asked}]
-        self._opened = [*kept, location]
-        self.places.show(places(self._opened))
+    def _places_changed(self) -> None:
+        if self.folder is None and self.focused is self.places:
+            self._describe_place()
+        self.refresh_bindings()
 
     def _enter(self, folder: Folder, certain: bool = True) -> None:
         self._asked = None if certain else self._asked
+        self._sizes.forget()
         self._show_listing()
         self._visit.enter(folder, certain)
 
@@ -141,14 +149,17 @@ class Browse(Room):
         folder = self.folder
         if folder is not None:
             self.listing.conclude(folder.conclusion)
+            self._sizes.look()
         self.top_bar.show(str(folder.location) if folder else "", self._visit.state)
 
     def _listed(self, folder: Folder) -> None:
         self.listing.placeholder = "Nothing here. Esc goes back."
         self.listing.refresh()
         if self._asked is not None:
-            self._remember(folder.location)
+            self._pane.opened(folder.location, instead_of=self._asked)
+            self._pane.used_now(self._asked)
             self._asked = None
+        self.farboot.let_in(folder.location)
         self.places.mark(folder.location)
         if folder.aside is not None:
             self.farboot.say(f"The folder around it cannot be listed: {folder.aside.why}", "warning")
@@ -166,6 +177,8 @@ class Browse(Room):
     # The description
 
     def _show_facts(self, facts: Facts) -> None:
+        if facts.image is not None and facts.entry is not None:
+            self.farboot.let_in(facts.entry.location)
         self.details.show(facts)
         self.refresh_bindings()
 
@@ -186,20 +199,15 @@ class Browse(Room):
                 self._describe_place()
         elif self.folder is not None and not (self.folder.error and not self.listing.row):
             self._look.rest(self.listing.entry)
+            self._sizes.look()
         self.refresh_bindings()
 
     def _describe_place(self) -> None:
         place = self.places.place
         if place is None:
             return
-        if place.missing:
-            text = f"{place.title} cannot be used yet.\n\nInstall its client: {place.missing}"
-        elif place.location is not None:
-            text = f"{place.title}\n\nEnter lists {place.location}"
-        else:
-            text = f"{place.title}\n\nEnter asks for its address: {place.typed}..."
         self._look.rest(None)
-        self._show_facts(Facts(text=text))
+        self._show_facts(Facts(text=described(place)))
 
     # What the person does
 
@@ -333,18 +341,26 @@ class Browse(Room):
             if answer is not None:
                 self.open(*answer)
 
-        self.app.push_screen(OpenLocation(typed, self._used, examples()), opened)
+        self.app.push_screen(OpenLocation(typed, self._pane.used, examples()), opened)
 
     @property
     def image_entry(self) -> Entry | None:
-        """The entry that can be booted, if one is under the cursor."""
         entry = self.listing.entry
         return entry if entry is not None and entry.kind is not Kind.CONTAINER else None
 
+    @property
+    def image(self) -> Image | None:
+        facts = self.details.facts
+        return facts.image if facts.entry == self.image_entry else None
+
     def allows(self, action: str) -> bool:
         """Which keys do something now."""
-        if action in {"boot", "command", "copy_command"}:
-            return self.image_entry is not None and self.focused is not self.places
+        boots = self.allows_boot(action)
+        if boots is not None:
+            return boots and self.focused is not self.places
+        if action in {"rename", "remove"}:
+            kind = self.places.place.kind if self.places.place is not None else ""
+            return self.focused is self.places and (kind == "bookmark" or (kind == "used" and action == "remove"))
         if action == "open":
             return not isinstance(self.focused, Input)
         if action == "back":
@@ -355,35 +371,33 @@ class Browse(Room):
             return self.folder is not None and not isinstance(self.focused, Input)
         return True
 
-    def action_boot(self) -> None:
-        """Boot what is under the cursor, and go to the guest."""
-        from app.screens.starting import Starting
+    def booted(self, location: Location) -> None:
+        self._pane.used_now(location)
 
-        def started(guest: "SessionInfo | None") -> None:
-            if guest is not None:
-                self.farboot.show_guest(guest, new=True)
+    @property
+    def _pointed_at(self) -> Location | None:
+        """The location under the cursor, or of the place."""
+        if self.focused is self.places:
+            return self.places.place.location if self.places.place else None
+        entry = self.listing.entry
+        return entry.location if entry else self.folder.location if self.folder else None
 
-        if self.image_entry is not None:
-            self.app.push_screen(Starting(self._engine, self.image_entry.location), started)
+    def action_bookmark(self) -> None:
+        """Save the place under the cursor, or the one around it, under a name."""
+        location = self._pointed_at
+        if location is not None:
+            self._pane.save(location, location.name)
 
-    def action_command(self) -> None:
-        """Show the whole command."""
-        from app.screens.command import CommandRoom
+    def action_rename(self) -> None:
+        """Give a saved place another name."""
+        self._pane.rename(self.places.place)
 
-        if self.image_entry is not None:
-            self.app.push_screen(CommandRoom(self._engine, self.image_entry.location))
+    def action_remove(self) -> None:
+        """Take a place off the list."""
+        self._pane.remove(self.places.place)
 
     def action_copy_location(self) -> None:
         """Copy the location under the cursor, or of the place."""
-        entry = self.listing.entry
-        location = entry.location if entry else self.folder.location if self.folder else None
+        location = self._pointed_at
         if location is not None:
             self.farboot.copy("The location", str(location))
-
-    def action_copy_command(self) -> None:
-        """Copy the whole command."""
-        from app.screens.command import fetch_script
-
-        if self.image_entry is not None:
-            location = self.image_entry.location
-            fetch_script(self, self._engine, location, lambda script: self.farboot.copy_command(location, script))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from probes.location import Location
-from probes.source import Source
+from probes.source import Progress, Source
 
 if TYPE_CHECKING:
     from app.engine import Inspection, Prepared
@@ -34,11 +34,17 @@ class Engine(Protocol):
         """Make the source for `location`."""
         ...
 
-    def inspect(self, location: Location, source: Source | None = None) -> "Inspection":
+    def inspect(self, location: Location, source: Source | None = None, fetch: Progress | None = None) -> "Inspection":
         """Read a few kilobytes of the image and say what it is."""
         ...
 
-    def prepare(self, location: Location, options: "Options", inspection: "Inspection | None" = None) -> "Prepared":
+    def prepare(
+        self,
+        location: Location,
+        options: "Options",
+        inspection: "Inspection | None" = None,
+        fetch: Progress | None = None,
+    ) -> "Prepared":
         """Plan the boot of the image at `location`."""
         ...
 

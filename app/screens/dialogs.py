@@ -1,4 +1,4 @@
-"""Small questions in front of a room: a choice, a text to read, a user name and a password."""
+"""Small questions in front of a room: a choice, a text to read, a line to type."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +12,6 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
-
-from probes.credentials import Credentials, Secret
-from probes.errors import Denied
 
 
 @dataclass(frozen=True)
@@ -95,50 +92,30 @@ class Show(ModalScreen[None]):
         self.query_one(VerticalScroll).scroll_relative(y=lines, animate=False)
 
 
-_FIELDS = {
-    "username": "User name",
-    "password": "Password",
-    "key": "Key",
-    "query": "Signed query",
-    "cookie": "Cookie",
-    "ca_file": "CA file",
-}
-_PLAIN = frozenset({"username", "ca_file"})
-
-
-class AskCredentials(ModalScreen[Credentials | None]):
-    """What a server wants to know before it lets one in; None for Esc."""
+class AskLine(ModalScreen[str | None]):
+    """A line to type, which begins as `value`; gives what was typed, or None for Esc."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "Cancel")]
 
-    def __init__(self, error: Denied) -> None:
+    def __init__(self, title: str, text: str, value: str = "") -> None:
         super().__init__()
-        self._error = error
-        self._fields = [field for field in error.wants if field in _FIELDS]
+        self._title = title
+        self._text = text
+        self._value = value
 
     def compose(self) -> ComposeResult:
-        """One line a field."""
+        """Title, text, the line."""
         with Vertical(classes="dialog"):
-            yield Static(Text(self._error.on, overflow="ellipsis", no_wrap=True), classes="dialog-title")
-            yield Static(Text(self._error.why), classes="dialog-why")
-            for field in self._fields:
-                yield Static(Text(_FIELDS[field]), classes="dialog-label")
-                yield Input(id=field, password=field not in _PLAIN, classes="dialog-input")
-            keys = Text.assemble(("enter", "bold"), " goes on    ", ("esc", "bold"), " leaves it")
+            yield Static(Text(self._title, overflow="ellipsis", no_wrap=True), classes="dialog-title")
+            yield Static(Text(self._text, overflow="fold"), classes="dialog-why")
+            yield Input(self._value, classes="dialog-input", max_length=200)
+            keys = Text.assemble(("enter", "bold"), " takes it    ", ("esc", "bold"), " leaves it")
             yield Static(keys, classes="dialog-keys")
 
     def on_mount(self) -> None:
-        """Start in the first field."""
-        self.query(Input).first().focus()
+        """Type at once."""
+        self.query_one(Input).focus()
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Go to the next field, or give the answer."""
-        inputs = list(self.query(Input))
-        index = inputs.index(event.input)
-        if index + 1 < len(inputs):
-            inputs[index + 1].focus()
-            return
-        values = {field.id: field.value for field in inputs if field.id and field.value}
-        self.dismiss(
-            Credentials(**{name: value if name in _PLAIN else Secret(value) for name, value in values.items()})  # type: ignore[arg-type] # the names are the fields'
-        )
+        """Give it."""
+        self.dismiss(event.value)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from app.background import Job, Lane
 from probes.entry import Entry, Kind
 from probes.errors import FarbootError, NotAContainer
+from probes.known.guests import Owners
 from probes.location import Location
 from probes.registry import SYSTEMS
 from probes.source import HasSnapshots, Source
@@ -36,11 +37,12 @@ class Folder:
         self.done = False
         self.error: FarbootError | None = None
         self.aside: FarbootError | None = None
+        self.owners: Owners | None = None
         self._arrived: deque[Row] = deque()
 
     def receive(self, entry: Entry, leading: bool = False) -> None:
         """Take an entry, from any thread."""
-        self._arrived.append(Row(entry, leading))
+        self._arrived.append(Row(with_owner(entry, self.owners), leading))
 
     @property
     def noun(self) -> str:
@@ -69,11 +71,21 @@ class Folder:
         return bool(self._arrived)
 
 
-def fill(lane: Lane, folder: Folder, job: Job, certain: bool) -> None:
-    """List the folder's place, in a job's thread. `certain` says that it is known to be a container.
+def with_owner(entry: Entry, owners: Owners | None) -> Entry:
+    """The entry, with whose disk it is before its own note."""
+    if not owners or entry.kind is Kind.CONTAINER:
+        return entry
+    notes = [owner.note for owner in owners.of(entry.location)]
+    return replace(entry, note=" · ".join([*notes[:3], *([entry.note] if entry.note else [])])) if notes else entry
+
+
+def fill(lane: Lane, folder: Folder, job: Job, certain: bool, owners: Owners | None = None) -> None:
+    """List the folder's place, in a job's thread. `certain` says that it is known to be a container, `owners` whose
+    disks there may be in it.
 
     A place that turns out to be an image is shown among its neighbours. Raises FarbootError.
     """
+    folder.owners = owners
     with lane.source(folder.location) as source:
         if folder.of_image:
             _receive_snapshots(source, folder, job)

@@ -19,7 +19,8 @@ _KEYS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     (
         "Looking for an image",
         (
-            ("b", "boot it: what the guest writes is thrown away"),
+            ("b", "boot it, as the settings say: what the guest writes is thrown away"),
+            ("w  s", "boot it for writing, which is asked first; boot a snapshot"),
             ("enter", "on a Ceph image: its snapshots, which boot as well"),
             ("o", "open any location, typed or pasted"),
             ("/", "show only the names that contain what you type"),
@@ -27,6 +28,7 @@ _KEYS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
             ("v", "the whole command that would boot it, as a script"),
             ("y  Y", "copy the location, the command"),
             ("r", "read again"),
+            ("m", "save the place as a bookmark; in the list n renames, d removes it"),
             ("tab", "storage, listing, description"),
         ),
     ),

@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from textual.screen import Screen
 from textual.timer import Timer
@@ -10,9 +11,14 @@ from textual.timer import Timer
 from app.background import Job, Lane, start
 from app.screens.contract import Engine
 from probes.entry import Entry, Kind
-from probes.errors import Denied, FarbootError
+from probes.errors import Denied, FarbootError, NotFetched
+from probes.image import Image
 from probes.location import Location
+from probes.words import human_size
 from widgets.facts import Command, Facts
+
+if TYPE_CHECKING:
+    from app.qemu.options import Options
 
 REST = 0.15
 """Seconds that the cursor must rest before an image is read."""
@@ -23,16 +29,23 @@ _REMEMBERED = 500
 class Look:
     """Shows what is under the cursor, as it becomes known; what is no longer under it is dropped.
 
-    `show` gets the facts, `denied` is called beside it when a prompt could help.
+    `show` gets the facts, `denied` is called beside it when a prompt could help. `options` are the choices for a boot,
+    as the key that boots would take them.
     """
 
     def __init__(
-        self, screen: Screen[None], engine: Engine, show: Callable[[Facts], None], denied: Callable[[Denied], None]
+        self,
+        screen: Screen[None],
+        engine: Engine,
+        show: Callable[[Facts], None],
+        denied: Callable[[Denied], None],
+        options: "Callable[[Location, Image], Options]",
     ) -> None:
         self._screen = screen
         self._engine = engine
         self._show = show
         self._denied = denied
+        self._options = options
         self._lane = Lane(engine)
         self._job: Job | None = None
         self._timer: Timer | None = None
@@ -90,15 +103,16 @@ class Look:
                 self._lane.give_up()
 
     def _read(self, job: Job, entry: Entry) -> None:
-        from app.qemu.options import Options
-
         with self._lane.source(entry.location) as source:
             inspection = self._engine.inspect(entry.location, source)
         facts = Facts(entry, image=inspection.image, busy="working out the command ...")
         job.tell(self._set, facts)
         try:
-            plan = self._engine.prepare(entry.location, Options(), inspection).plan
-            command = Command(plan.drive, plan.drive_withheld, plan.notes, plan.refusals)
+            options = self._options(entry.location, inspection.image)
+            plan = self._engine.prepare(entry.location, options, inspection).plan
+            command = Command(plan.drive, plan.drive_withheld, plan.notes, plan.refusals, str(options.mode))
+        except NotFetched:  # which is nothing to do by itself, while somebody looks around
+            command = Command(withheld="it has to be fetched whole first: b does that and boots it")
         except FarbootError as error:
             command = Command(error=error)
         job.tell(self._finish, replace(facts, command=command, busy=""))
@@ -111,6 +125,11 @@ class Look:
         self._set(facts)
 
     def _failed(self, error: FarbootError) -> None:
+        if isinstance(error, NotFetched):
+            amount = f" ({human_size(error.size)})" if error.size else ""
+            text = f"Its server cannot read in the middle of it: b fetches it{amount} and boots it."
+            self._set(Facts(self._entry, text=text))
+            return
         self._set(Facts(self._entry, error=error))
         if isinstance(error, Denied) and error.wants:
             self._denied(error)

@@ -48,14 +48,21 @@ class OpenLocation(ModalScreen[Opened | None]):
 
     def on_mount(self) -> None:
         """Offer what was used before, then examples."""
-        places = [Place("Used before", heading=True)] if self._used else []
-        places += [Place(text, typed=text) for text in self._used]
+        self._suggest(self._typed)
+        self.query_one(Input).focus()
+
+    def _suggest(self, typed: str) -> None:
+        """Offer what contains the text typed so far; of examples, where none does, all."""
+        needle = typed.strip().casefold()
+        used = [text for text in self._used if needle in text.casefold()]
+        examples = [text for text in self._examples if needle in text.casefold()] or self._examples
+        places = [Place("Used before", heading=True)] if used else []
+        places += [Place(text, typed=text) for text in used]
         places.append(Place("Examples", heading=True))
-        places += [Place(text, typed=text) for text in self._examples]
+        places += [Place(text, typed=text) for text in examples]
         view = self.query_one(PlacesView)
         view.show(places)
-        view.styles.height = min(len(places), 10)
-        self.query_one(Input).focus()
+        view.styles.height = min(max(len(places), len(self._examples)), 10)
 
     def on_key(self, event: events.Key) -> None:
         """What is typed while another part has the focus, or none yet, belongs into the line all the same."""
@@ -80,9 +87,10 @@ class OpenLocation(ModalScreen[Opened | None]):
             line.focus()
 
     @on(Input.Changed)
-    def clear(self) -> None:
-        """What was wrong may be right now."""
+    def typed(self, event: Input.Changed) -> None:
+        """What was wrong may be right now, and other suggestions fit."""
         self.query_one("#open-error", Static).update("")
+        self._suggest(event.value)
 
     @on(Input.Submitted)
     def submit(self, event: Input.Submitted) -> None:

@@ -3,67 +3,91 @@
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from rich.text import Text
+from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen
-from textual.widgets import Static
+from textual.widgets import Input, Static
 
-from app.background import Job, start
+from app.background import Job, Pace, start
 from app.screens.contract import Engine
-from probes.errors import Denied, FarbootError
+from probes.attachment import Mode
+from probes.errors import Cancelled, Denied, FarbootError
 from probes.image import Verdict
 from probes.location import Location
 from probes.text import clean
+from probes.words import how_far
 from widgets.facts import told
 
 if TYPE_CHECKING:
     from app.engine import Prepared
+    from app.qemu.options import Options
     from app.qemu.sessions.session import SessionInfo
     from app.tui import FarbootApp
 
+_YES = "yes"
+"""What is typed before a guest may write into an image: a word, for a single key is pressed too easily."""
+
 
 class Starting(ModalScreen["SessionInfo | None"]):
-    """Boots the image at `location`, read-only under a throwaway overlay; gives the guest, or None."""
+    """Boots the image at `location` as `options` say; gives the guest, or None.
+
+    A boot for writing waits until the person has read what will be written into and typed `yes`.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "cancel", "Cancel"),
+        Binding("escape", "cancel", "Cancel", priority=True),
         Binding("y", "yes", "Boot it", show=False),
         Binding("r", "again", "Try again", show=False),
     ]
 
-    def __init__(self, engine: Engine, location: Location) -> None:
+    AUTO_FOCUS = ""
+
+    def __init__(self, engine: Engine, location: Location, options: "Options") -> None:
         super().__init__()
         self._engine = engine
         self._location = location
+        self._options = options
         self._job: Job | None = None
         self._waiting: Prepared | None = None
         self._failed_once = False
 
     def compose(self) -> ComposeResult:
         """Title, how far it is, keys."""
-        with Vertical(classes="dialog"):
-            title = Text(f"Boot {clean(self._location.name)}", overflow="ellipsis", no_wrap=True)
+        writes = self._options.mode is Mode.WRITE
+        with Vertical(classes="dialog" + (" writes" if writes else "")):
+            what = "Boot, WRITING into" if writes else "Boot a snapshot of"
+            title = Text(f"{what} {clean(self._location.name)}", overflow="ellipsis", no_wrap=True)
             yield Static(title, classes="dialog-title")
             with VerticalScroll(classes="dialog-text"):
                 yield Static(id="starting")
+            yield Input(id="sure", classes="dialog-input", placeholder=f"type {_YES}", max_length=20)
             yield Static(id="starting-keys", classes="dialog-keys")
 
     def on_mount(self) -> None:
         """Begin."""
+        self.query_one("#sure").display = False
         self._begin()
 
     def _begin(self) -> None:
         self._failed_once = False
+        self._waiting = None
+        self.query_one("#sure").display = False
         self._say(Text("reading the image ..."), esc="leaves it")
         self._job = start(self, self._prepare, self._failed)
 
     def _prepare(self, job: Job) -> None:
-        from app.qemu.options import Options
+        def fetching(came: int, size: int | None) -> None:
+            if job.cancelled:
+                raise Cancelled("fetch", self._location, "you stopped it")
+            if is_due():
+                job.tell(self._say, Text(f"fetching {how_far(came, size)} ..."), esc="stops")
 
-        inspection = self._engine.inspect(self._location)
+        is_due = Pace(0.1)
+        inspection = self._engine.inspect(self._location, fetch=fetching)
         job.tell(self._say, Text("working out the command ..."), esc="leaves it")
-        prepared = self._engine.prepare(self._location, Options(), inspection)
+        prepared = self._engine.prepare(self._location, self._options, inspection, fetching)
         job.tell(self._decide, prepared)
 
     def _decide(self, prepared: "Prepared") -> None:
@@ -72,14 +96,28 @@ class Starting(ModalScreen["SessionInfo | None"]):
             for refusal in prepared.plan.refusals:
                 text.append(f"\n! {clean(refusal)}")
             self._say(text, esc="closes")
-        elif prepared.inspection.image.verdict is Verdict.ASK:
-            self._waiting = prepared
-            text = Text("Before it boots:\n")
-            for hazard in prepared.inspection.image.hazards:
-                text.append(f"\n? {clean(hazard.text)}")
-            self._say(text, esc="leaves it", more=(("y", "boots it all the same"),))
-        else:
+            return
+        hazards = prepared.inspection.image.hazards if prepared.inspection.image.verdict is Verdict.ASK else ()
+        writes = self._options.mode is Mode.WRITE
+        if not hazards and not writes:
             self._boot(prepared)
+            return
+        self._waiting = prepared
+        text = Text("Before it boots:\n") if hazards else Text()
+        for hazard in hazards:
+            text.append(f"\n? {clean(hazard.text)}")
+        if not writes:
+            self._say(text, esc="leaves it", more=(("y", "boots it all the same"),))
+            return
+        if hazards:
+            text.append("\n\n")
+        text.append(clean(prepared.warning or f"Write into {self._location}?"), "bold")
+        text.append("\n\nWhat the guest writes goes into the image itself, for good.")
+        self._say(text, esc="leaves it as it is", more=((f"{_YES}, enter", "boots it"),))
+        line = self.query_one("#sure", Input)
+        line.value = ""
+        line.display = True
+        line.focus()
 
     def _boot(self, prepared: "Prepared") -> None:
         self._say(Text("starting QEMU ..."), esc="does not wait; the guest will be among the guests (g)")
@@ -120,6 +158,27 @@ class Starting(ModalScreen["SessionInfo | None"]):
 
     def action_yes(self) -> None:
         """Boot it in spite of what was said."""
+        if self._options.mode is not Mode.WRITE:
+            self._go_on()
+
+    @on(Input.Submitted)
+    def sure(self, event: Input.Submitted) -> None:
+        """Boot it for writing, after the whole word."""
+        event.stop()
+        if event.value.strip().casefold() == _YES:
+            event.input.display = False
+            self.set_focus(None)
+            self._go_on()
+
+    def on_key(self, event: events.Key) -> None:
+        """What is typed while another part has the focus belongs into the line, once it is there."""
+        line = self.query_one("#sure", Input)
+        if line.display and event.is_printable and event.character and self.focused is not line:
+            event.stop()
+            line.insert_text_at_cursor(event.character)
+            line.focus()
+
+    def _go_on(self) -> None:
         prepared, self._waiting = self._waiting, None
         if prepared is not None:
             self._boot(prepared)

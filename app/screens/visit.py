@@ -11,6 +11,7 @@ from app.background import Job, Lane, start
 from app.screens.contract import Engine
 from app.screens.folder import PAUSE, Folder, fill, next_pause
 from probes.errors import FarbootError
+from probes.known.guests import Owners
 from probes.location import Location
 from probes.words import counted
 from widgets.listing import Listing
@@ -21,7 +22,7 @@ _REMEMBERED = 20
 
 class Visit:
     """What the listing pane does. `changed` is called when there is more to say about the place, `finished` and
-    `failed` when its listing is over.
+    `failed` when its listing is over. `owners` is asked in a job's thread.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class Visit:
         changed: Callable[[], None],
         finished: Callable[[Folder], None],
         failed: Callable[[Folder, FarbootError], None],
+        owners: Callable[[], Owners | None] = lambda: None,
     ) -> None:
         self.folder: Folder | None = None
         self._screen = screen
@@ -39,6 +41,7 @@ class Visit:
         self._changed = changed
         self._finished = finished
         self._failed = failed
+        self._owners = owners
         self._lane = Lane(engine)
         self._job: Job | None = None
         self._timer: Timer | None = None
@@ -118,7 +121,7 @@ class Visit:
                 self._seen.popitem(last=False)
 
     def _fill(self, job: Job, folder: Folder, certain: bool) -> None:
-        fill(self._lane, folder, job, certain)
+        fill(self._lane, folder, job, certain, self._owners())
         job.tell(self._all_came)
 
     def _all_came(self) -> None:

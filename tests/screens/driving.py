@@ -1,5 +1,6 @@
 """Driving the real application: press keys, wait for what is seen."""
 
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -9,9 +10,11 @@ from textual import events
 from textual.pilot import Pilot
 
 from app.engine import Engine as RealEngine
+from app.memory import Memory
 from app.screens.browse import Browse
 from app.screens.contract import Engine, Guests
 from app.tui import FarbootApp
+from probes.known.root import Root
 from probes.location import Location
 
 DEADLINE = 30.0
@@ -91,10 +94,29 @@ async def driving(
     engine: Engine | None = None,
     guests: Guests | None = None,
     size: tuple[int, int] = (80, 24),
+    memory: Memory | None = None,
 ) -> AsyncIterator[Drive]:
-    """Run the application, with the real engine unless another is given."""
+    """Run the application, with the real engine unless another is given, and with a memory of its own."""
+    with tempfile.TemporaryDirectory(prefix="farboot-memory-") as folder:
+        async with _driving(start, engine, guests, size, memory or memory_in(folder)) as drive:
+            yield drive
+
+
+def memory_in(folder: str | Path) -> Memory:
+    """A memory whose files are in a folder, on a machine that knows nothing."""
+    return Memory(f"{folder}/settings.toml", f"{folder}/history", Root(f"{folder}/root", "/home"))
+
+
+@asynccontextmanager
+async def _driving(
+    start: Location | Path | str | None,
+    engine: Engine | None,
+    guests: Guests | None,
+    size: tuple[int, int],
+    memory: Memory,
+) -> AsyncIterator[Drive]:
     location = start if isinstance(start, Location) or start is None else Location.parse(str(start))[0]
-    app = FarbootApp(engine or RealEngine(deadline=5.0), location, guests)
+    app = FarbootApp(engine or RealEngine(deadline=5.0), location, guests, memory)
     app.theme = "farboot"
     async with app.run_test(size=size, notifications=True) as pilot:
         yield Drive(app, pilot)

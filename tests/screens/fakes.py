@@ -22,7 +22,7 @@ from probes.errors import FarbootError, NotFound
 from probes.image import Filesystem, Firmware, Hazard, Image, Media, MediaKind, Partition, Verdict
 from probes.location import Location
 from probes.reader import Pin, Reader
-from probes.source import Source
+from probes.source import Progress, Source
 
 HOME = Location.parse("http://images.example.org/cloud/")[0]
 _DAY = datetime(2026, 5, 1, 12, 33)  # noqa: DTZ001 servers' times often have no zone
@@ -110,10 +110,16 @@ class FakeEngine:
     def image(self, location: Location) -> Image:
         return _HOSTILE if "data-file" in location.name else _DEBIAN
 
-    def inspect(self, location: Location, source: Source | None = None) -> Inspection:
+    def inspect(self, location: Location, source: Source | None = None, fetch: Progress | None = None) -> Inspection:
         return Inspection(location, self.image(location), Pin(1), "")
 
-    def prepare(self, location: Location, options: Options, inspection: Inspection | None = None) -> Prepared:
+    def prepare(
+        self,
+        location: Location,
+        options: Options,
+        inspection: Inspection | None = None,
+        fetch: Progress | None = None,
+    ) -> Prepared:
         inspection = inspection or self.inspect(location)
         refusals = tuple(hazard.text for hazard in inspection.image.hazards)
         drive = "" if refusals else f"file={location},format={inspection.image.format},backing=,snapshot=on,if=virtio"

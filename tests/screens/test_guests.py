@@ -15,6 +15,7 @@ from app.screens.guests import GuestsRoom
 from probes.errors import Crashed
 from probes.image import Hazard, Image, Verdict
 from probes.location import Location
+from probes.source import Progress
 from tests.screens.driving import Drive, driving
 from tests.screens.fakes import HOME, FakeEngine, FakeGuests, guest
 from tests.test_picture import picture_of
@@ -238,7 +239,13 @@ class Asking(FakeEngine):
     def image(self, location: Location) -> Image:
         return replace(super().image(location), hazards=(Hazard("odd", "It may be odd.", Verdict.ASK),))
 
-    def prepare(self, location: Location, options: Options, inspection: Inspection | None = None) -> Prepared:
+    def prepare(
+        self,
+        location: Location,
+        options: Options,
+        inspection: Inspection | None = None,
+        fetch: Progress | None = None,
+    ) -> Prepared:
         prepared = super().prepare(location, options, inspection)
         return replace(prepared, plan=replace(prepared.plan, refusals=()))
 

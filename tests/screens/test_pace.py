@@ -13,7 +13,7 @@ from probes.errors import Denied
 from probes.image import Image
 from probes.location import Location
 from probes.reader import Pin
-from probes.source import Source
+from probes.source import Progress, Source
 from tests.screens.driving import driving
 from tests.screens.fakes import ENTRIES, HOME, FakeEngine, entry
 
@@ -62,7 +62,7 @@ class Slow(FakeEngine):
         super().__init__([entry(f"{name}.img", 1) for name in "abc"])
         self.may = {f"{name}.img": threading.Event() for name in "abc"}
 
-    def inspect(self, location: Location, source: Source | None = None) -> Inspection:
+    def inspect(self, location: Location, source: Source | None = None, fetch: Progress | None = None) -> Inspection:
         self.may[location.name].wait(30)
         return Inspection(location, Image(f"format-{location.name}", 1, 1), Pin(1), "")
 
@@ -145,7 +145,7 @@ async def test_esc_leaves_the_question_and_the_reason_stays() -> None:
 class Broken(FakeEngine):
     """Has a defect."""
 
-    def inspect(self, location: Location, source: Source | None = None) -> Inspection:
+    def inspect(self, location: Location, source: Source | None = None, fetch: Progress | None = None) -> Inspection:
         raise RuntimeError("a defect")
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from app.demo.guest import MARKER, GuestImages
+from app.screens.ask_credentials import AskCredentials
 from app.screens.command import CommandRoom
-from app.screens.dialogs import AskCredentials
 from app.screens.guest import GuestRoom
 from tests.screens.driving import Drive, driving
 from tests.screens.terminal import Terminal

@@ -10,12 +10,40 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input
 
+from app.memory import Memory, Remembered
 from app.qemu.sessions.session import SessionState
+from app.settings import Bookmark, Settings
 from app.tui import FarbootApp
+from probes.known.found import Found
+from probes.known.guests import Owners
 from probes.location import Location
 from probes.registry import Client
 from tests.screens.driving import Drive
 from tests.screens.fakes import HOME, FakeEngine, FakeGuests, guest
+from tests.screens.test_logging_in import Drawer, Guarded
+from tests.screens.test_writing import NAS, Booting
+
+
+class KnownAlready(Memory):
+    """A machine with a few places, without a file."""
+
+    def gather(self) -> Remembered:
+        bookmarks = (Bookmark("golden images", "nfs://nas.example.org/golden/"),)
+        known = [
+            ("ceph", "rbd:vms:id=admin:conf=/etc/pve/ceph.conf", "Proxmox storage.cfg"),
+            ("backup-nas", "nfs://192.0.2.9/backup/", "Proxmox storage.cfg"),
+            ("web01", "ssh://web01/", "~/.ssh/config"),
+        ]
+        found = tuple(Found(title, Location.parse(text)[0], origin) for title, text, origin in known)
+        used = ("tftp://boot.example.org/netboot/debian.iso",)
+        return Remembered(Settings(bookmarks=bookmarks), found, used)
+
+    def owners(self, patience: float = 0.5) -> Owners | None:
+        return None
+
+    def used_now(self, location: Location) -> None:
+        """Nothing outlives a picture."""
+
 
 Steps = Callable[[Drive], Awaitable[None]]
 Compare = Callable[..., bool]
@@ -41,9 +69,14 @@ def guests() -> FakeGuests:
 
 
 def compare(
-    snap_compare: Compare, size: tuple[int, int], theme: str, steps: Steps, start: Location | None = HOME
+    snap_compare: Compare,
+    size: tuple[int, int],
+    theme: str,
+    steps: Steps,
+    start: Location | None = HOME,
+    engine: FakeEngine | None = None,
 ) -> None:
-    app = FarbootApp(FakeEngine(), start, guests())
+    app = FarbootApp(engine or FakeEngine(), start, guests(), KnownAlready())
     app.theme = theme
 
     async def before(pilot: Pilot[None]) -> None:
@@ -52,6 +85,7 @@ def compare(
         await steps(drive)
         for line in app.screen.query(Input):
             line.cursor_blink = False
+        await pilot.wait_for_scheduled_animations()
         await pilot.pause()
 
     assert snap_compare(app, terminal_size=size, run_before=before)
@@ -82,8 +116,9 @@ def test_a_refused_image(snap_compare: Compare, size: tuple[int, int]) -> None:
 @SIZES
 def test_the_places(snap_compare: Compare, size: tuple[int, int]) -> None:
     async def steps(drive: Drive) -> None:
+        await drive.until_seen("Bookmarks", "Used before" if size[1] > 24 else "Proxmox")
         await drive.press("end")
-        await drive.until_seen("cannot be used yet")
+        await drive.until_seen("Used before. d takes it off this list.")
 
     compare(snap_compare, size, "farboot", steps, start=None)
 
@@ -165,3 +200,30 @@ def test_an_image_that_is_refused_at_b(snap_compare: Compare, size: tuple[int, i
         await drive.until_seen("It will not be booted")
 
     compare(snap_compare, size, "farboot", steps)
+
+
+@SIZES
+@THEMES
+def test_the_question_before_writing(snap_compare: Compare, size: tuple[int, int], theme: str) -> None:
+    async def steps(drive: Drive) -> None:
+        await drive.until_listed("debian.qcow2")
+        await drive.press("end")
+        await drive.until_seen("OK to boot", "-drive")
+        await drive.press("w")
+        await drive.until_seen("Write into")
+        await drive.type("ye")
+
+    compare(snap_compare, size, theme, steps, NAS, Booting())
+
+
+@SIZES
+def test_the_question_for_a_password(snap_compare: Compare, size: tuple[int, int]) -> None:
+    async def steps(drive: Drive) -> None:
+        await drive.until_seen("save in the system's keyring")
+        await drive.type("bob")
+        await drive.press("enter")
+        await drive.type("secret")
+        await drive.press("tab", "space")
+
+    engine = Guarded(("username", "password"), Drawer())
+    compare(snap_compare, size, "farboot", steps, HOME, engine)

@@ -1,0 +1,192 @@
+"""What a server wants to know: every kind of credential, a host's key, and whether to keep what was told."""
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+from textual.widgets import Input
+
+from app.engine import Engine
+from app.keychain import Keychain, Server
+from app.saved_secrets import SavedSecrets
+from app.screens.ask_credentials import AskCredentials
+from probes.credentials import NO_CREDENTIALS, Credentials, Secret
+from probes.entry import Entry
+from probes.errors import Denied
+from probes.location import Location
+from tests.screens.driving import Drive, driving
+from tests.screens.fakes import FakeEngine, entry
+from tests.servers.sshd import Sshd, SshHome
+
+RBD = Location.parse("rbd:")[0]
+NBDS = Location.parse("nbds://h/")[0]
+SSH = Location.parse("ssh://alice@h/srv/")[0]
+
+
+class Drawer(SavedSecrets):
+    """A keyring that is a dictionary."""
+
+    def __init__(self, why_not: str = "") -> None:
+        super().__init__("/nonexistent")
+        self.held: dict[Server, Credentials] = {}
+        self._reason = why_not
+
+    def why_not(self) -> str:
+        return self._reason
+
+    def load(self, server: Server) -> Credentials:
+        return self.held.get(server, NO_CREDENTIALS)
+
+    def save(self, server: Server, credentials: Credentials) -> None:
+        self.held[server] = credentials
+
+
+class Guarded(FakeEngine):
+    """Lists one image for whoever gave what `wants` names; the password must be `right`."""
+
+    def __init__(self, wants: tuple[str, ...], saved: SavedSecrets | None = None) -> None:
+        super().__init__(self._list)
+        self.keychain = Keychain(saved)
+        self.wants = wants
+        self.tried = threading.Event()
+
+    def _list(self, location: Location) -> Iterator[Entry]:
+        known = self.keychain.get(location)
+        if any(getattr(known, field) is None for field in self.wants) or known.password == Secret("wrong"):
+            raise Denied("list", location, "it lets only some in", "ask its administrator", wants=self.wants)
+        yield entry("a.img", 1, where=location)
+
+
+async def asked(drive: Drive) -> None:
+    await drive.until(lambda: isinstance(drive.app.screen, AskCredentials) and drive.app.screen.focused, "the question")
+
+
+@pytest.mark.parametrize(
+    ("location", "wants", "labels", "answers", "expected"),
+    [
+        (RBD, ("key",), ["Key (cephx, base64)"], ["QUJD"], Credentials(key=Secret("QUJD"))),
+        (
+            NBDS,
+            ("username", "key"),
+            ["User name", "Key (TLS pre-shared, hex)"],
+            ["bob", "00ff"],
+            Credentials(username="bob", key=Secret("00ff")),
+        ),
+        (
+            NBDS,
+            ("ca_file", "client_cert", "client_key"),
+            ["CA file", "Certificate of your own", "Its private key"],
+            ["/etc/ca.pem", "/etc/c.pem", "/etc/k.pem"],
+            Credentials(ca_file="/etc/ca.pem", client_cert="/etc/c.pem", client_key="/etc/k.pem"),
+        ),
+        (SSH, ("passphrase",), ["Passphrase of the key file"], ["open"], Credentials(passphrase=Secret("open"))),
+    ],
+)
+async def test_each_thing_that_a_server_wants_is_asked_for_by_its_name(
+    location: Location, wants: tuple[str, ...], labels: list[str], answers: list[str], expected: Credentials
+) -> None:
+    engine = Guarded(wants)
+    async with driving(location, engine) as drive:
+        await asked(drive)
+        await drive.until_seen("it lets only some in", "ask its administrator", *labels)
+        for answer in answers:
+            await drive.type(answer + "\n")
+        await drive.until_listed("a.img")
+        assert engine.keychain.get(location) == expected
+
+
+async def test_a_path_may_begin_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/bob")
+    engine = Guarded(("ca_file",))
+    async with driving(NBDS, engine) as drive:
+        await asked(drive)
+        await drive.type("~/ca.pem\n")
+        await drive.until_listed("a.img")
+        assert engine.keychain.get(NBDS).ca_file == "/home/bob/ca.pem"
+
+
+async def test_the_user_of_the_address_is_filled_in_and_the_password_typed_at_once() -> None:
+    engine = Guarded(("username", "password"))
+    async with driving(SSH, engine) as drive:
+        await asked(drive)
+        assert [line.value for line in drive.app.screen.query(Input)] == ["alice", ""]
+        await drive.type("right\n")
+        await drive.until_listed("a.img")
+
+
+# The keyring
+
+
+async def test_what_was_right_is_saved_by_wish() -> None:
+    drawer = Drawer()
+    engine = Guarded(("password",), drawer)
+    async with driving(SSH, engine) as drive:
+        await asked(drive)
+        await drive.until_seen("[ ] save in the system's keyring")
+        await drive.type("wrong")
+        await drive.press("tab", "space")
+        await drive.until_seen("[x] save in the system's keyring")
+        await drive.press("enter")
+        await drive.until(lambda: drive.app.screen.query(Input) and not drive.app.screen.query_one(Input).value)
+        assert drawer.held == {}
+        await asked(drive)
+        await drive.type("right\n")
+        await drive.until_listed("a.img")
+        await drive.until(lambda: drawer.held == {Server.of(SSH): Credentials(password=Secret("right"))})
+        await drive.until_seen("saved in the system's keyring")
+
+
+async def test_nothing_is_saved_without_the_wish() -> None:
+    drawer = Drawer()
+    async with driving(SSH, Guarded(("password",), drawer)) as drive:
+        await asked(drive)
+        await drive.type("right\n")
+        await drive.until_listed("a.img")
+        assert drawer.held == {}
+
+
+async def test_what_is_saved_opens_the_server_without_a_question() -> None:
+    drawer = Drawer()
+    drawer.held[Server.of(SSH)] = Credentials(password=Secret("right"))
+    async with driving(SSH, Guarded(("password",), drawer)) as drive:
+        await drive.until_listed("a.img")
+
+
+async def test_where_there_is_no_keyring_the_question_says_so() -> None:
+    async with driving(SSH, Guarded(("password",), Drawer("this session has no keyring"))) as drive:
+        await asked(drive)
+        await drive.until_seen("It holds for this run: this session has no keyring.")
+        assert "[ ]" not in drive.screen
+
+
+# A host's key (a real sshd)
+
+
+async def test_an_unknown_host_is_trusted_after_its_fingerprint_was_shown(sshd: Sshd, ssh_home: SshHome) -> None:
+    sshd.authorize(ssh_home.key())
+    async with driving(sshd.url("/usr/"), Engine(deadline=20)) as drive:
+        await drive.until_seen("Is this really 127.0.0.1?", "SHA256:", "y trusts it this time", "a always")
+        await drive.press("y")
+        await drive.until_listed("share")
+        assert not (ssh_home.ssh / "known_hosts").exists()
+
+
+async def test_always_writes_it_into_known_hosts_and_nobody_is_asked_again(sshd: Sshd, ssh_home: SshHome) -> None:
+    sshd.authorize(ssh_home.key())
+    async with driving(sshd.url("/usr/"), Engine(deadline=20)) as drive:
+        await drive.until_seen("Is this really 127.0.0.1?")
+        await drive.press("a")
+        await drive.until_listed("share")
+        await drive.until((ssh_home.ssh / "known_hosts").exists)
+        await drive.until_seen("The host key was written into")
+    async with driving(sshd.url("/usr/"), Engine(deadline=20)) as drive:
+        await drive.until_listed("share")
+
+
+async def test_esc_does_not_trust_it(sshd: Sshd, ssh_home: SshHome) -> None:
+    sshd.authorize(ssh_home.key())
+    async with driving(sshd.url("/usr/"), Engine(deadline=20)) as drive:
+        await drive.until_seen("Is this really 127.0.0.1?")
+        await drive.press("escape")
+        await drive.until_seen("is not known", "r tries again")
+        assert drive.names == []
