@@ -58,7 +58,9 @@ class Reader(ABC):
 class Writer(Reader):
     """An open image that can be written too. Safe to use from several threads at once.
 
-    After the first `pwrite` the pin says no more than what the image was when it was opened.
+    After the first `pwrite` the pin says no more than what the image was when it was opened. One whose connection broke
+    stays broken, and its `flush` fails: a server that was restarted may have lost what was not flushed, and whoever
+    opens it again writes that again.
     """
 
     @abstractmethod

@@ -16,7 +16,7 @@ from probes.credentials import Credentials, Secret
 from probes.entry import Entry, Kind
 from probes.errors import BadAnswer, Cancelled, Changed, Denied, NotFound
 from probes.location import Location
-from probes.reader import Pin, Reader
+from probes.reader import Pin, Reader, Writer
 from probes.source import Source, Use
 
 MADE_BY = os.getpid()
@@ -256,3 +256,40 @@ class Noticing(Good):
             "made_by": os.getpid() == MADE_BY,
         }
         return Entry(location, repr(facts), Kind.OTHER)
+
+
+class FileWriter(PatternReader, Writer):
+    """Writes a file, and tells the largest write and the flushes beside it."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(os.path.getsize(path))
+        self.path = path
+        self.file = os.open(path, os.O_RDWR)
+
+    def pread(self, offset: int, length: int) -> bytes:
+        return os.pread(self.file, length, offset)
+
+    def pwrite(self, offset: int, data: bytes) -> None:
+        if self.closed.is_set():
+            raise Cancelled("write to", self.path, "it was closed")
+        assert type(data) is bytes
+        if data == b"deny":
+            raise Denied("write to", self.path, "not that")
+        os.pwrite(self.file, data, offset)
+
+    def flush(self) -> None:
+        with open(self.path + ".flushed", "a", encoding="utf-8") as told:
+            told.write("x")
+
+
+class Writes(Good):
+    """Can write the file that the location's query names."""
+
+    def open_for_writing(self, location: Location) -> Writer:
+        if location.name == "locked":
+            raise Denied("write to", location, "somebody else has it")
+        return FileWriter(location.query)
+
+    def stat(self, location: Location) -> Entry:
+        ctypes.PyDLL(None).sleep(600)  # like a C library that holds the interpreter
+        raise AssertionError

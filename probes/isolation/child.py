@@ -26,7 +26,7 @@ from probes.entry import Entry
 from probes.errors import FarbootError
 from probes.isolation.wire import CALLS, Answer, Call, Opened, Setup, Unexpected, Wire
 from probes.location import Location
-from probes.reader import Reader
+from probes.reader import Reader, Writer
 from probes.source import Source
 
 _BATCH = 1000
@@ -40,7 +40,8 @@ def main() -> None:
     connection = socket.socket(fileno=int(sys.argv[1]))
     connection.set_inheritable(False)
     wire = Wire(connection)
-    setup = _received(wire)
+    frame = wire.receive()
+    setup = _unpickled(frame[0]) if frame else None
     if isinstance(setup, Setup):
         _limit(setup.memory)
         _Child(wire, setup).serve()
@@ -82,9 +83,14 @@ class _Child:
 
     def serve(self) -> None:
         self._do(0, self._make)
-        while isinstance(call := _received(self._wire), Call):
+        while frame := self._wire.receive():
+            call, payload = _unpickled(frame[0]), frame[1]
+            if not isinstance(call, Call):
+                break
             if call.verb == "drop":
                 self._pool.submit(self._drop, call.args[0])
+            elif call.verb == "pwrite":
+                self._pool.submit(self._do, call.number, self._pwrite, *call.args, payload)
             else:
                 self._pool.submit(self._do, call.number, self._verb(call.verb), *call.args)
         for held in [*self._held.values(), getattr(self, "_source", None)]:
@@ -100,7 +106,9 @@ class _Child:
     def _verb(self, verb: str) -> Callable[..., object]:
         own: dict[str, Callable[..., object]] = {
             "open": self._open,
+            "open_for_writing": self._open_for_writing,
             "pread": self._pread,
+            "flush": self._flush,
             "entries": self._list,
             "snapshots": self._list_snapshots,
             "more": self._more,
@@ -136,6 +144,21 @@ class _Child:
     def _open(self, location: Location) -> Opened:
         reader = self._source.open(location)
         return Opened(self._hold(reader), reader.size, reader.pin)
+
+    def _open_for_writing(self, location: Location) -> Opened:
+        source: Any = self._source
+        writer = source.open_for_writing(location)
+        return Opened(self._hold(writer), writer.size, writer.pin)
+
+    def _pwrite(self, handle: int, offset: int, data: bytes) -> None:
+        writer = self._held[handle]
+        assert isinstance(writer, Writer)
+        writer.pwrite(offset, data)
+
+    def _flush(self, handle: int) -> None:
+        writer = self._held[handle]
+        assert isinstance(writer, Writer)
+        writer.flush()
 
     def _pread(self, handle: int, offset: int, length: int) -> bytes:
         reader = self._held[handle]
@@ -225,8 +248,7 @@ def told(error: BaseException, credentials: Credentials) -> FarbootError | Unexp
     return Unexpected(text, where)
 
 
-def _received(wire: Wire) -> object:
+def _unpickled(body: bytes) -> object:
     import pickle
 
-    frame = wire.receive()
-    return pickle.loads(frame[0]) if frame else None  # noqa: S301  # the parent's own words
+    return pickle.loads(body)  # noqa: S301  # the parent's own words

@@ -66,7 +66,7 @@ class Child:
         self._ready: Future[object] = Future()
         self._waiting[0] = (self._ready, None)
         ours, self._process, self._lifeline = _start()
-        self._wire = Wire(ours)
+        self._wire = Wire(ours, limit)
         self._listener = threading.Thread(target=self._keep_words, name="isolation-stderr", daemon=True)
         self._listener.start()
         self._receiver = threading.Thread(target=self._receive, name="isolation", daemon=True)
@@ -81,7 +81,13 @@ class Child:
         self._outcome(self._ready, START, tried, location)
 
     def ask(
-        self, verb: str, arguments: tuple[object, ...], tried: str, location: Location, handle: object = None
+        self,
+        verb: str,
+        arguments: tuple[object, ...],
+        tried: str,
+        location: Location,
+        handle: object = None,
+        payload: bytes = b"",
     ) -> object:
         """Have the child do `verb`, and return what it gives. Raises what it raises, or why there is no answer."""
         with self._slots:
@@ -94,7 +100,7 @@ class Child:
                 if self._end:
                     del self._waiting[number]
                     raise self._end.error(tried, location)
-            self._send(Call(number, verb, arguments))
+            self._send(Call(number, verb, arguments), payload)
             return self._outcome(future, self._limit, tried, location)
 
     def drop(self, handle: object) -> None:
@@ -140,9 +146,11 @@ class Child:
         end = self._end or _End(Crashed, "its helper process ended")
         raise end.error(tried, location) from None
 
-    def _send(self, message: object) -> None:
+    def _send(self, message: object, payload: bytes = b"") -> None:
         try:
-            self._wire.send(message)
+            self._wire.send(message, payload)
+        except TimeoutError:
+            self._kill(_End(TimedOut, "its helper process took no more data and was stopped", "try again"))
         except OSError:
             return  # the receiver sees the end too, and tells why
 

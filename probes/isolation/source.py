@@ -27,8 +27,8 @@ from probes.errors import BadAnswer, Cancelled, Crashed
 from probes.isolation.process import Child
 from probes.isolation.wire import Opened, Setup
 from probes.location import Location
-from probes.reader import Pin, Reader
-from probes.source import DEADLINE, HasSnapshots, Source, TellsUse, Use
+from probes.reader import Pin, Reader, Writer
+from probes.source import DEADLINE, CanWrite, HasSnapshots, Source, TellsUse, Use
 
 if TYPE_CHECKING:
     from probes.registry import System
@@ -74,11 +74,8 @@ class IsolatedSource(Source):
         return cast("Entry", self._ask("stat", "look at", location, location))
 
     def open(self, location: Location) -> Reader:
-        child = self._running("open", location)
-        opened = child.ask("open", (location,), "open", location)
-        if not isinstance(opened, Opened) or not isinstance(opened.pin, Pin):
-            raise BadAnswer("open", location, "its helper process answered nonsense")
-        return _IsolatedReader(child, location, opened.handle, opened.size, opened.pin)
+        child, opened, pin = self._opened("open", "open", location)
+        return _IsolatedReader(child, location, opened.handle, opened.size, pin)
 
     def attach(self, location: Location, qemu: QemuFacts, mode: Mode) -> Attachment:
         return cast("Attachment", self._ask("attach", "find QEMU's way to", location, location, qemu, mode))
@@ -92,6 +89,13 @@ class IsolatedSource(Source):
 
     def _ask(self, verb: str, tried: str, location: Location, *arguments: object) -> object:
         return self._running(tried, location).ask(verb, arguments, tried, location)
+
+    def _opened(self, verb: str, tried: str, location: Location) -> tuple[Child, Opened, Pin]:
+        child = self._running(tried, location)
+        opened = child.ask(verb, (location,), tried, location)
+        if not isinstance(opened, Opened) or not isinstance(opened.pin, Pin):
+            raise BadAnswer(tried, location, "its helper process answered nonsense")
+        return child, opened, opened.pin
 
     def _listing(self, verb: str, tried: str, location: Location) -> Iterator[Entry]:
         child = self._running(tried, location)
@@ -132,6 +136,13 @@ class _WithUse(IsolatedSource):
         return cast("Use", self._ask("in_use", "see who uses", location, location))
 
 
+class _WithWriting(IsolatedSource):
+    def open_for_writing(self, location: Location) -> Writer:
+        """Open the image at `location` for reading and writing."""
+        child, opened, pin = self._opened("open_for_writing", "write to", location)
+        return _IsolatedWriter(child, location, opened.handle, opened.size, pin)
+
+
 def isolated(system: "System", credentials: Credentials = NO_CREDENTIALS, deadline: float = DEADLINE) -> IsolatedSource:
     """Make the source of `system` in a child process, with the abilities and names that the registry tells."""
     return _class_for(system)(system.source, credentials, deadline)
@@ -139,7 +150,11 @@ def isolated(system: "System", credentials: Credentials = NO_CREDENTIALS, deadli
 
 @cache
 def _class_for(system: "System") -> type[IsolatedSource]:
-    mixins: dict[type, type[IsolatedSource]] = {HasSnapshots: _WithSnapshots, TellsUse: _WithUse}
+    mixins: dict[type, type[IsolatedSource]] = {
+        HasSnapshots: _WithSnapshots,
+        TellsUse: _WithUse,
+        CanWrite: _WithWriting,
+    }
     bases = tuple(mixins[ability] for ability in system.abilities) or (IsolatedSource,)
     return type("IsolatedSource", bases, {"schemes": system.schemes, "title": system.title})
 
@@ -173,3 +188,15 @@ class _IsolatedReader(Reader):
         if not isinstance(answer, bytes) or len(answer) != length:
             raise BadAnswer("read", self._location, f"its helper process answered too little at offset {offset}")
         return answer
+
+
+class _IsolatedWriter(_IsolatedReader, Writer):
+    def pwrite(self, offset: int, data: bytes) -> None:
+        view = memoryview(data)
+        for start in range(0, len(data), _PIECE):
+            piece = bytes(view[start : start + _PIECE]) if len(data) > _PIECE else data
+            arguments = (self._handle, offset + start)
+            self._child.ask("pwrite", arguments, "write to", self._location, self._handle, piece)
+
+    def flush(self) -> None:
+        self._child.ask("flush", (self._handle,), "write to", self._location, self._handle)

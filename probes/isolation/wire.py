@@ -1,9 +1,9 @@
 """What the two ends of an isolated source say to each other, and how it looks on the socket between them.
 
 A frame is a header of two lengths, a pickle of one of the values below, and a payload of plain bytes (what a
-`pread` read, so that it is never copied into a pickle). The parent unpickles nothing but Farboot's own values
-and those of the standard library that they are made of: a child whose C library was subverted can lie, and it can
-do no more than that.
+`pread` read or a `pwrite` writes, so that it is never copied into a pickle). The parent unpickles nothing but
+Farboot's own values and those of the standard library that they are made of: a child whose C library was subverted
+can lie, and it can do no more than that.
 """
 
 import io
@@ -50,7 +50,7 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Do `verb` with `args` and answer with the same `number`."""
+    """Do `verb` with `args` (and with the frame's payload, for "pwrite") and answer with the same `number`."""
 
     number: int
     verb: str
@@ -76,7 +76,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The answer to "open": `handle` is the reader's name from now on."""
+    """The answer to "open" and "open_for_writing": `handle` is the reader's name from now on."""
 
     handle: int
     size: int
@@ -86,7 +86,13 @@ class Opened:
 class Wire:
     """One end of the socket. Any thread may send; one thread receives."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, patience: float | None = None) -> None:
+        """With `patience` a send raises TimeoutError when the other end takes nothing for so many seconds."""
+        if patience is not None:
+            # Of sends alone: Python's own timeout would be one of `receive` as well.
+            seconds, rest = divmod(patience, 1)
+            timeout = struct.pack("@ll", int(seconds), int(rest * 1e6) or 1)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
         self._connection = connection
         self._sending = threading.Lock()
         self._posted: deque[object] = deque()
@@ -141,7 +147,10 @@ class Wire:
     def _write(self, body: bytes, payload: bytes = b"") -> None:
         parts = [memoryview(_HEADER.pack(len(body), len(payload)) + body), memoryview(payload)]
         while parts:
-            sent = self._connection.sendmsg(parts)
+            try:
+                sent = self._connection.sendmsg(parts)
+            except BlockingIOError:
+                raise TimeoutError("the other end takes nothing") from None
             while parts and sent >= len(parts[0]):
                 sent -= len(parts[0])
                 del parts[0]

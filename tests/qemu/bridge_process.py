@@ -16,6 +16,7 @@ from probes.credentials import NO_CREDENTIALS, Credentials
 from probes.identify import head_digest, identify
 from probes.location import Location
 from probes.registry import open_source
+from probes.source import DEADLINE
 from tests.servers.server import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,7 +30,10 @@ order = json.loads(sys.argv[1])
 try:
     credentials = credentials_from_stdin()
     location, _ = Location.parse(order["location"])
-    serve(location, credentials, order["socket"], Expected(**order["expected"]), patience=Patience(**order["patience"]))
+    serve(
+        location, credentials, order["socket"], Expected(**order["expected"]),
+        write=order["write"], patience=Patience(**order["patience"]), deadline=order["deadline"],
+    )
 except FarbootError as error:
     sys.exit(f"farboot: {error}")
 """
@@ -53,6 +57,9 @@ class BridgeProcess:
         patience: Patience = QUICK,
         stdin: bytes = b"",
         credentials: Credentials = NO_CREDENTIALS,
+        *,
+        write: bool = False,
+        deadline: float = DEADLINE,
     ) -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
         self.folder = folder
@@ -64,6 +71,8 @@ class BridgeProcess:
                 "socket": "s",
                 "expected": dataclasses.asdict(expected),
                 "patience": dataclasses.asdict(patience),
+                "write": write,
+                "deadline": deadline,
             }
         )
         self.stdin = stdin or json.dumps(credentials.to_json()).encode()

@@ -334,6 +334,28 @@ async def test_an_image_in_ceph_is_served_though_the_process_that_reads_it_crash
     wait_until(lambda: not _is_running(reader), "the end of the process that reads")
 
 
+async def test_reads_go_on_when_ceph_was_frozen_for_longer_than_any_call_may_take(ceph: Ceph, tmp_path: Path) -> None:
+    """The calls time out, the process that made them is killed, opening it again times out too, and then it is back."""
+    pool = ceph.fresh_pool()
+    ceph.image(pool, "disk", CONTENT)
+    with BridgeProcess(tmp_path / "b", f"rbd:{pool}/disk:conf={ceph.conf}", deadline=1) as bridge:
+        client = await Client.ready(bridge.path)
+        assert await read(client, 5_000_000, 4096) == CONTENT[5_000_000:5_004_096]
+        before = set(bridge.children)
+        with ceph.paused_osd():
+            cookies = {client.send(READ, offset, 4096): offset for offset in range(6_000_000, 12_000_000, 1_000_000)}
+            said = "the outage to be told, after the second try"
+            await asyncio.to_thread(wait_until, lambda: "the guest waits" in bridge.said, said, 60)
+        for _ in range(len(cookies)):
+            reply = await asyncio.wait_for(client.reply(), 120)
+            offset = cookies.pop(reply.cookie)
+            assert reply.error == 0
+            assert reply.data == CONTENT[offset : offset + 4096]
+        assert "reading goes on" in bridge.said
+        assert not before & set(bridge.children)
+        client.close()
+
+
 # Change
 
 

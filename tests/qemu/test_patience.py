@@ -119,7 +119,7 @@ async def test_an_outage_that_lasts_too_long_fails_the_read_and_the_next_one_tri
     reader, told = patient(Stub(*(away() for _ in range(2))), opener, IMPATIENT)
     with pytest.raises(Unreachable):
         await reader.pread(0, 1)
-    assert told[-1].endswith("given up: the guest sees a read error")
+    assert told[-1].endswith("given up: the guest sees an error")
     opener.outcomes = [Stub()]
     assert await reader.pread(0, 1) == CONTENT[:1]
 

@@ -12,16 +12,18 @@ from app.qemu.sessions.wire import error_from_json, error_to_json, from_line, pl
 from app.qemu.steps import (
     BootPlan,
     CheckUnchanged,
+    CheckUnused,
     CopyFile,
     CreateOverlay,
     LaySecret,
     OpenFile,
+    StartAgent,
     StartBridge,
     StartQemu,
 )
 from probes import errors
 from probes.credentials import Credentials, Secret
-from probes.errors import Crashed, Denied, FarbootError
+from probes.errors import Crashed, Denied, FarbootError, UnknownHostKey
 from probes.location import Location
 from probes.reader import Pin
 
@@ -31,10 +33,12 @@ LOCATIONS = st.builds(Location, TEXT, TEXT, TEXT, TEXT)
 PINS = st.builds(Pin, st.integers(0, 1 << 62), TEXT, st.booleans())
 STEPS = st.one_of(
     st.builds(CreateOverlay, TEXT, st.integers(), WORDS),
-    st.builds(CopyFile, TEXT, TEXT),
-    st.builds(LaySecret, TEXT, LOCATIONS, TEXT, TEXT),
+    st.builds(CopyFile, TEXT, TEXT, st.booleans()),
+    st.builds(LaySecret, TEXT, LOCATIONS, TEXT, TEXT, WORDS, TEXT),
+    st.builds(StartAgent, TEXT, LOCATIONS, TEXT, WORDS),
+    st.builds(CheckUnused, LOCATIONS, st.integers(0, 9)),
     st.builds(StartBridge, TEXT, LOCATIONS, WORDS),
-    st.builds(OpenFile, TEXT, st.integers(3, 9), st.booleans()),
+    st.builds(OpenFile, TEXT, st.integers(3, 9), st.booleans(), st.booleans()),
     st.builds(StartQemu, WORDS, WORDS, st.none() | st.integers()),
     st.builds(CheckUnchanged, LOCATIONS, PINS, TEXT, TEXT, st.integers()),
 )
@@ -70,6 +74,13 @@ def test_an_error_arrives_as_it_was(kind: type[FarbootError]) -> None:
     back = error_from_json(json.loads(to_line(error_to_json(error))))
     assert type(back) is kind
     assert vars(back) == vars(error)
+
+
+def test_an_unknown_host_key_still_shows_its_fingerprint() -> None:
+    error = UnknownHostKey("log in to", "ssh://h/", "nobody vouches for it", "", "", "SHA256:abc", "ssh-ed25519")
+    back = error_from_json(json.loads(to_line(error_to_json(error))))
+    assert isinstance(back, UnknownHostKey)
+    assert (back.fingerprint, back.key_type, back.wants) == ("SHA256:abc", "ssh-ed25519", ("host_key",))
 
 
 def test_a_denial_still_says_what_it_wants() -> None:

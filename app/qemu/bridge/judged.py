@@ -2,17 +2,17 @@
 
 import bisect
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from probes.credentials import Credentials
-from probes.errors import Changed, Refused
+from probes.errors import Changed, Refused, Unsupported
 from probes.identify import head_digest, identify
 from probes.image import Verdict
 from probes.location import Location
-from probes.reader import Pin, Reader
+from probes.reader import Pin, Reader, Writer
 from probes.recording import HEAD, RecordingReader
 from probes.registry import open_source
-from probes.source import Source
+from probes.source import DEADLINE, CanWrite, Source
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class JudgedBytes:
     """The bytes that a judgement read, as (offset, bytes) in order, none of them touching."""
 
     def __init__(self, pieces: Iterable[tuple[int, bytes]]) -> None:
-        self._pieces = tuple(pieces)
+        self._pieces = list(pieces)
         self._starts = [start for start, _ in self._pieces]
 
     def at_hand(self, offset: int, length: int) -> bytes | None:
@@ -45,6 +45,20 @@ class JudgedBytes:
         if offset + length > start + len(data):
             return None
         return data[offset - start : offset - start + length]
+
+    def forget(self, offset: int, length: int) -> None:
+        """Know nothing any more about these bytes, for they are being written."""
+        end = offset + length
+        if all(start >= end or start + len(data) <= offset for start, data in self._pieces):
+            return
+        cut = [
+            (low, data[low - start : high - start])
+            for start, data in self._pieces
+            for low, high in ((start, min(start + len(data), offset)), (max(start, end), start + len(data)))
+            if low < high
+        ]
+        self._pieces = cut
+        self._starts = [start for start, _ in cut]
 
     def agree(self, offset: int, data: bytes) -> bool:
         """Whether `data`, read at `offset`, is the same wherever it was read before."""
@@ -73,26 +87,80 @@ def judge(reader: Reader, location: Location, expected: Expected) -> JudgedBytes
     return JudgedBytes(recording.pieces)
 
 
-def open_pinned(location: Location, credentials: Credentials, expected: Expected) -> Reader:
+def open_pinned(location: Location, credentials: Credentials, expected: Expected, deadline: float = DEADLINE) -> Reader:
     """Open the image at `location`, in a source of its own. Raises Changed if size or validator differ."""
-    source = open_source(location, credentials)
+    source = open_source(location, credentials, deadline)
     try:
         reader = _Sole(source, source.open(location))
     except BaseException:
         source.close()
         raise
-    if (reader.size, reader.pin.validator) != (expected.size, expected.validator):
-        reader.close()
-        why = f"it had {expected.size} bytes and has {reader.size} now"
-        if reader.size == expected.size:
-            why = "its time stamp or tag is not the one that was looked at"
-        raise Changed("serve", location, why, "look at it again")
+    _check_pin(reader, location, expected)
     return reader
 
 
-def open_again(location: Location, credentials: Credentials, expected: Expected, judged: JudgedBytes) -> Reader:
+def open_again(
+    location: Location,
+    credentials: Credentials,
+    expected: Expected,
+    judged: JudgedBytes,
+    deadline: float = DEADLINE,
+) -> Reader:
     """Open the image once more, and see that its head is still the judged one. Raises Changed if it is not."""
-    reader = open_pinned(location, credentials, expected)
+    reader = open_pinned(location, credentials, expected, deadline)
+    _check_head(reader, location, judged)
+    return reader
+
+
+class WritingSource:
+    """A source kept for writing one image. Whatever it has locked it knows when the image is opened again: a new source
+    would find the lock, and not know it for its own. Raises Unsupported where the storage cannot be written.
+    """
+
+    def __init__(
+        self, location: Location, credentials: Credentials, expected: Expected, deadline: float = DEADLINE
+    ) -> None:
+        source = open_source(location, credentials, deadline)
+        if not isinstance(source, CanWrite):
+            source.close()
+            raise Unsupported("write to", location, "Farboot can only read there", "boot it as a snapshot")
+        self._location = location
+        self._expected = expected
+        self._source = source
+        self._opening: CanWrite = source
+
+    def open(self) -> Writer:
+        """Open the image. Raises Changed if size or validator differ."""
+        writer = self._opening.open_for_writing(self._location)
+        _check_pin(writer, self._location, self._expected)
+        return writer
+
+    def open_again(self, judged: JudgedBytes) -> Writer:
+        """Open it once more. Its validator has changed by our own doing: what nobody has written since must be as it
+        was judged. Raises Changed.
+        """
+        writer = self._opening.open_for_writing(self._location)
+        _check_pin(writer, self._location, replace(self._expected, validator=writer.pin.validator))
+        _check_head(writer, self._location, judged)
+        return writer
+
+    def close(self) -> None:
+        """Close the source."""
+        self._source.close()
+
+
+def _check_pin(reader: Reader, location: Location, expected: Expected) -> None:
+    """Close it and raise Changed if it is not the expected one."""
+    if (reader.size, reader.pin.validator) == (expected.size, expected.validator):
+        return
+    reader.close()
+    why = f"it had {expected.size} bytes and has {reader.size} now"
+    if reader.size == expected.size:
+        why = "its time stamp or tag is not the one that was looked at"
+    raise Changed("serve", location, why, "look at it again")
+
+
+def _check_head(reader: Reader, location: Location, judged: JudgedBytes) -> None:
     try:
         same = judged.agree(0, reader.pread(0, HEAD))
     except BaseException:
@@ -101,7 +169,6 @@ def open_again(location: Location, credentials: Credentials, expected: Expected,
     if not same:
         reader.close()
         raise Changed("serve", location, "its first bytes are not those that were looked at", "look at it again")
-    return reader
 
 
 class _Sole(Reader):

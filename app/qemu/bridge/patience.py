@@ -6,7 +6,7 @@ it has compared with what was judged. An image that has changed is given up for 
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -34,13 +34,17 @@ class Patience:
 PATIENCE = Patience()
 
 
-class _Way:
+class Way:
     """An open reader, who is reading through it, and whether another has taken its place."""
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
         self.users = 0
         self.replaced = asyncio.Event()
+        self.left = asyncio.Event()
+        """Set when a user leaves."""
+        self.is_closing = False
+        """Whether it serves nobody any more, and another is being opened."""
 
 
 class PatientReader:
@@ -58,7 +62,7 @@ class PatientReader:
         tell: Callable[[str], None],
         patience: Patience = PATIENCE,
     ) -> None:
-        self._way = _Way(reader)
+        self._way = Way(reader)
         self._reopen = reopen
         self._workers = workers
         self._tell = tell
@@ -73,20 +77,25 @@ class PatientReader:
 
         Raises Changed, or the last failure.
         """
+        return await self.persist(lambda way: self._read(way, offset, length))
+
+    async def persist(self, attempt: Callable[[Way], Awaitable[_T]]) -> _T:
+        """Return what `attempt` returns, however often it takes within the patience. Raises as `pread` does."""
         clock = asyncio.get_running_loop().time
         began, refused_since = clock(), None
         pause, tries = self._patience.first_pause, 0
-        failed: _Way | None = None
+        failed: Way | None = None
         while True:
+            way = self._way
             try:
-                if failed is not None:
-                    await self._renew(failed)
+                if failed is not None or way.is_closing:
+                    await self._renew(failed or way)
                 if self.changed is not None:
                     raise self.changed.with_traceback(None)
                 way = self._way
-                data = await self._read(way, offset, length)
+                result = await self._attempted(attempt, way)
                 self._told_back()
-                return data
+                return result
             except Changed as error:
                 self.give_up(error)
                 raise
@@ -100,7 +109,7 @@ class PatientReader:
                 if tries == 2:
                     self._told_away(error)
                 if clock() + pause > limit:
-                    self._tell(f"{error}; given up: the guest sees a read error")
+                    self._tell(f"{error}; given up: the guest sees an error")
                     raise
             failed = way
             with contextlib.suppress(TimeoutError):  # or sooner, when another read's renewal has gone well
@@ -118,18 +127,18 @@ class PatientReader:
         """Let go of the reader."""
         self._way.reader.close()
 
-    async def _read(self, way: _Way, offset: int, length: int) -> bytes:
+    async def use(self, way: Way, call: Callable[..., _T], *arguments: object) -> _T:
+        """Make a call of `way`'s reader in a thread."""
         way.users += 1
         try:
-            data = await self._call(way.reader.pread, offset, length)
+            return await self.call(call, *arguments)
         finally:
             way.users -= 1
+            way.left.set()
             self._close_if_done(way)
-        if len(data) != length:
-            raise Changed("read", "the image", f"{len(data)} bytes came instead of {length} at {offset}")
-        return data
 
-    async def _call(self, call: Callable[..., _T], *arguments: object) -> _T:
+    async def call(self, call: Callable[..., _T], *arguments: object) -> _T:
+        """Make a call in a thread. Raises nothing but FarbootError."""
         try:
             return await self._workers.run(call, *arguments)
         except FarbootError:
@@ -138,7 +147,27 @@ class PatientReader:
             # Its own words stay out: they may hold a secret.
             raise Crashed("read", "the image", f"Farboot's own mistake, {type(error).__name__}") from error
 
-    async def _renew(self, failed: _Way) -> None:
+    async def renewed(self, failed: Way) -> Way:
+        """Open the image anew."""
+        return Way(await self.call(self._reopen))
+
+    async def _attempted(self, attempt: Callable[[Way], Awaitable[_T]], way: Way) -> _T:
+        try:
+            return await attempt(way)
+        except Changed:
+            raise
+        except FarbootError:
+            if way.is_closing:  # under our feet: that says nothing about the server
+                raise Unreachable("reach", "the image", "it is being opened again") from None
+            raise
+
+    async def _read(self, way: Way, offset: int, length: int) -> bytes:
+        data = await self.use(way, way.reader.pread, offset, length)
+        if len(data) != length:
+            raise Changed("read", "the image", f"{len(data)} bytes came instead of {length} at {offset}")
+        return data
+
+    async def _renew(self, failed: Way) -> None:
         """Have another way than `failed`, opened once for everyone whose read failed."""
         if self._way is not failed:
             return
@@ -149,13 +178,13 @@ class PatientReader:
         await asyncio.wait({renewal})  # which leaves it running for others when this read is cancelled
         renewal.result()
 
-    async def _replace(self, failed: _Way) -> None:
-        self._way = _Way(await self._call(self._reopen))
+    async def _replace(self, failed: Way) -> None:
+        self._way = await self.renewed(failed)
         failed.replaced.set()
         self._close_if_done(failed)
 
-    def _close_if_done(self, way: _Way) -> None:
-        if way.replaced.is_set() and not way.users:
+    def _close_if_done(self, way: Way) -> None:
+        if way.replaced.is_set() and not way.users and not way.is_closing:
             self._workers.start(way.reader.close)
 
     def _told_away(self, error: FarbootError) -> None:

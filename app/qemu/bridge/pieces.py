@@ -77,7 +77,8 @@ class _Stream:
 class Pieces:
     """The bytes of something `size` long, through a cache, from `fetch(offset, length)`.
 
-    `fetch` returns exactly what it is asked for, or raises; it decides about trying again. For one event loop.
+    `fetch` returns exactly what it is asked for, or raises; it decides about trying again. Whoever writes tells, when
+    it is done and before it says so to anyone, by `written` or `forget`. For one event loop.
     """
 
     def __init__(self, fetch: Fetch, size: int) -> None:
@@ -100,6 +101,28 @@ class Pieces:
         if len(parts) == len(sources):
             return _cut(parts, offset, end)
         return self._read_later(sources, offset, end)
+
+    def written(self, offset: int, data: bytes) -> None:
+        """Note that `data` has been written at `offset`: reads from now on see it.
+
+        What was on its way while it was written may be older, and is good enough only for those who wait for it.
+        """
+        end = offset + len(data)
+        for index in range(offset // PIECE, -(-end // PIECE)):
+            self._coming.pop(index, None)
+            kept = self._kept.get(index)
+            if kept is not None:
+                start = index * PIECE
+                low, high = max(offset, start), min(end, start + len(kept))
+                self._kept[index] = b"".join(
+                    (kept[: low - start], memoryview(data)[low - offset : high - offset], kept[high - start :])
+                )
+
+    def forget(self, offset: int, length: int) -> None:
+        """Note that something has been written here, or perhaps has: reads from now on ask anew."""
+        for index in range(offset // PIECE, -(-(offset + length) // PIECE)):
+            self._coming.pop(index, None)
+            self._kept.pop(index, None)
 
     async def _read_later(self, sources: list[tuple[int, bytes | _Run]], offset: int, end: int) -> bytes:
         # Which leaves the runs running, for others, when this reader is cancelled.
@@ -139,13 +162,19 @@ class Pieces:
         try:
             data = await self._fetch(start, min(stop * PIECE, self._size) - start)
         finally:
-            for index in range(first, stop):
+            wanted = [index for index in range(first, stop) if self._is_ours(index)]
+            for index in wanted:
                 del self._coming[index]
-        for index in range(first, stop):
+        for index in wanted:
             self._kept[index] = data[index * PIECE - start : (index + 1) * PIECE - start]
         while len(self._kept) > CACHE // PIECE:
             self._kept.popitem(last=False)
         return data
+
+    def _is_ours(self, index: int) -> bool:
+        """Whether this piece is still waited for from the run that is this very task."""
+        run = self._coming.get(index)
+        return run is not None and run.task is asyncio.current_task()
 
     def _look_ahead(self, offset: int, end: int) -> None:
         """Note that `offset` to `end` is being read, and fetch what a straight reader will want next."""

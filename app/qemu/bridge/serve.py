@@ -1,13 +1,17 @@
-"""The bridge: any image that Farboot can read, served read-only to QEMU as NBD on a Unix socket, in its own process.
+"""The bridge: any image that Farboot can read, served to QEMU as NBD on a Unix socket, in its own process; and written,
+where that is asked for and Farboot can.
 
 It is the way for storage that this QEMU cannot speak, or not soundly. It judges the image again by itself and starts
 only if that is what was judged before. What the judgement read is served from memory; every other byte is read from
 the pinned content, and compared where both overlap: so what runs is what was judged, whatever the server does. While
 the server is away reads wait (`app.qemu.bridge.patience`); once the image has changed they all fail.
 
+Written is the image itself: what the guest is told has been written has reached the storage, and what it is told has
+been flushed stays there (`app.qemu.bridge.durable`). What was judged is no longer known where something was written.
+
 Memory: the interpreter and the client library (some 40 MB), what the judgement read (`probes.recording.MAX_BYTES`, 4
-MiB, at most), the cache (32 MiB, `app.qemu.bridge.pieces`) and what clients wait for (32 MiB a connection,
-`app.qemu.bridge.nbd`).
+MiB, at most), the cache (32 MiB, `app.qemu.bridge.pieces`), what clients wait for (32 MiB a connection,
+`app.qemu.bridge.nbd`), and for writing what is not flushed (64 MiB, `app.qemu.bridge.durable`).
 """
 
 import asyncio
@@ -20,21 +24,19 @@ import signal
 import socket
 import stat
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 
-from app.qemu.bridge.judged import Expected, JudgedBytes, judge, open_again, open_pinned
+from app.qemu.bridge.image import BridgedImage, WritableImage
+from app.qemu.bridge.judged import Expected, WritingSource, judge, open_again, open_pinned
 from app.qemu.bridge.nbd import serve_clients
-from app.qemu.bridge.patience import PATIENCE, Patience, PatientReader
-from app.qemu.bridge.pieces import Pieces
-from app.qemu.bridge.workers import Workers
+from app.qemu.bridge.patience import PATIENCE, Patience
 from probes.credentials import Credentials
-from probes.errors import Cancelled, Changed, FarbootError
+from probes.errors import Cancelled, FarbootError
 from probes.location import Location
-from probes.reader import Reader
+from probes.source import DEADLINE
 
 __all__ = ["BridgedImage", "Expected", "Patience", "credentials_from_stdin", "serve"]
 
-READS_AT_ONCE = 16
 _MOST_CREDENTIALS = 1 << 20
 _MOST_LINES = 200
 _PR_SET_PDEATHSIG = 1
@@ -46,7 +48,9 @@ def serve(
     socket_path: str,
     expected: Expected,
     *,
+    write: bool = False,
     patience: Patience = PATIENCE,
+    deadline: float = DEADLINE,
     parent: int | None = None,
 ) -> None:
     """Serve the image at `location` on `socket_path` until SIGTERM, SIGINT or SIGHUP, or until the parent dies.
@@ -54,20 +58,20 @@ def serve(
     Raises before the socket exists: Changed if the image is not `expected`, Refused, and whatever opening it raises.
     As soon as the socket exists it can be connected to: by everyone who reaches it if its folder keeps others out
     (under root QEMU is another account), else only by this account. `socket_path` may be relative: Linux takes 107
-    bytes. `parent` is the process that must still be the parent; by default it is the one found.
+    bytes. With `write` the image is opened for writing. `deadline` in seconds bounds each call to the storage. `parent`
+    is the process that must still be the parent; by default it is the one found.
 
     For the main thread of a process of its own, whose signals it takes. Outages and changes are told on stderr.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # until there is a socket there is nothing to clear
     _die_with_parent(os.getppid() if parent is None else parent)
-    reader = open_pinned(location, credentials, expected)
-    with contextlib.ExitStack() as until_taken_over:
-        until_taken_over.callback(reader.close)
-        judged = judge(reader, location, expected)
-        reopen = functools.partial(open_again, location, credentials, expected, judged)
-        until_taken_over.pop_all()
-        asyncio.run(_serve_until_told(socket_path, reader, reopen, judged, patience))
+    if write:
+        _unwind_when_told()
+    with contextlib.ExitStack() as stack:
+        make = _writable if write else _readable
+        make_image = make(location, credentials, expected, patience, deadline, stack)
+        asyncio.run(_serve_until_told(socket_path, make_image))
 
 
 def credentials_from_stdin() -> Credentials:
@@ -82,63 +86,58 @@ def credentials_from_stdin() -> Credentials:
         raise FarbootError("read", "the credentials on standard input", "they are not one JSON object") from None
 
 
-class BridgedImage:
-    """The image as NBD's clients see it: `app.qemu.bridge.nbd.Export`.
+def _unwind_when_told() -> None:
+    """Have signals raise SystemExit until the event loop takes them: a lock that was taken must be given back."""
 
-    `reader` is taken over, `reopen` as `PatientReader` takes it.
-    """
+    def leave(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
 
-    def __init__(
-        self,
-        reader: Reader,
-        reopen: Callable[[], Reader],
-        judged: JudgedBytes,
-        tell: Callable[[str], None],
-        patience: Patience = PATIENCE,
-    ) -> None:
-        self._size = reader.size
-        self._judged = judged
-        self._patient = PatientReader(reader, reopen, Workers(READS_AT_ONCE), tell, patience)
-        self._pieces = Pieces(self._fetch, reader.size)
-
-    @property
-    def size(self) -> int:
-        """In bytes."""
-        return self._size
-
-    def read(self, offset: int, length: int) -> bytes | Awaitable[bytes]:
-        """Return exactly these bytes, at once if they were judged or are in the cache.
-
-        Raises Changed, and then always, or, when awaited, what reading failed of in the end.
-        """
-        if self._patient.changed is not None:
-            raise self._patient.changed.with_traceback(None)
-        data = self._judged.at_hand(offset, length)
-        return self._pieces.read(offset, length) if data is None else data
-
-    def close(self) -> None:
-        """Let go of the reader."""
-        self._patient.close()
-
-    async def _fetch(self, offset: int, length: int) -> bytes:
-        data = await self._patient.pread(offset, length)
-        if not self._judged.agree(offset, data):
-            changed = Changed("read", "the image", f"the bytes at {offset} are not those that were judged")
-            self._patient.give_up(changed)
-            raise changed
-        return data
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, leave)
 
 
-async def _serve_until_told(
-    path: str, reader: Reader, reopen: Callable[[], Reader], judged: JudgedBytes, patience: Patience
-) -> None:
+def _readable(
+    location: Location,
+    credentials: Credentials,
+    expected: Expected,
+    patience: Patience,
+    deadline: float,
+    stack: contextlib.ExitStack,
+) -> Callable[[], BridgedImage]:
+    """Open and judge the image; return what makes the one to serve, in an event loop. `stack` lets go of it all."""
+    reader = open_pinned(location, credentials, expected, deadline)
+    stack.callback(reader.close)
+    judged = judge(reader, location, expected)
+    reopen = functools.partial(open_again, location, credentials, expected, judged, deadline)
+    return lambda: BridgedImage(reader, reopen, judged, _Teller(), patience)
+
+
+def _writable(
+    location: Location,
+    credentials: Credentials,
+    expected: Expected,
+    patience: Patience,
+    deadline: float,
+    stack: contextlib.ExitStack,
+) -> Callable[[], BridgedImage]:
+    """The same, for writing."""
+    source = WritingSource(location, credentials, expected, deadline)
+    stack.callback(source.close)
+    writer = source.open()
+    stack.callback(writer.close)
+    judged = judge(writer, location, expected)
+    reopen = functools.partial(source.open_again, judged)
+    return lambda: WritableImage(writer, reopen, judged, _Teller(), patience)
+
+
+async def _serve_until_told(path: str, make_image: Callable[[], BridgedImage]) -> None:
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell's background jobs have it
             loop.add_signal_handler(number, told.set)
-    image = BridgedImage(reader, reopen, judged, _Teller(), patience)
-    with contextlib.closing(image), _listening(path) as listener:
+    with contextlib.closing(make_image()) as image, _listening(path) as listener:
         serving = asyncio.create_task(serve_clients(listener, image))
         await told.wait()
         serving.cancel()
