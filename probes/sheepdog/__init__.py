@@ -1,0 +1,1 @@
+"""Sheepdog: its wire protocol, a cluster, and its volumes."""
