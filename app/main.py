@@ -13,6 +13,7 @@ from probes.location import Location
 
 if TYPE_CHECKING:
     from app.engine import Engine
+    from app.settings import Settings
 
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141
@@ -52,8 +53,25 @@ def open_tui(engine: "Engine", start: Location | None) -> int:
 
 def _engine(typed: argparse.Namespace) -> "Engine":
     from app.engine import Engine
+    from app.keychain import Keychain
+    from app.saved_secrets import SavedSecrets
+    from app.settings import DEFAULTS
 
-    return Engine(deadline=typed.deadline)
+    by_supervisor = getattr(typed, "credentials_stdin", False)  # who gives all that is needed
+    typed.settings = DEFAULTS if by_supervisor else _settings()
+    deadline = typed.settings.deadline if typed.deadline is None else typed.deadline
+    return Engine(Keychain(None if by_supervisor else SavedSecrets()), deadline)
+
+
+def _settings() -> "Settings":
+    """The person's settings; while their file is broken, which is told, those that hold without one."""
+    from app.settings import DEFAULTS, BadSettings, load
+
+    try:
+        return load()
+    except BadSettings as error:
+        tell(str(error))
+        return DEFAULTS
 
 
 def _tui(engine: "Engine", typed: argparse.Namespace) -> int:
@@ -63,14 +81,24 @@ def _tui(engine: "Engine", typed: argparse.Namespace) -> int:
 
 
 def _command(name: str) -> "Callable[[Engine, argparse.Namespace], int]":
+    if name == "forget":
+        from app.cli import secrets
+
+        return secrets.forget
     if name in {"ls", "inspect"}:
         from app.cli import browse
 
         return browse.ls if name == "ls" else browse.inspect
-    if name in {"command", "boot", "bridge", "secret"}:
+    if name in {"command", "boot", "fetch", "bridge", "secret"}:
         from app.cli import boot
 
-        return {"command": boot.command, "boot": boot.boot, "bridge": boot.bridge, "secret": boot.secret}[name]
+        return {
+            "command": boot.command,
+            "boot": boot.boot,
+            "fetch": boot.fetch,
+            "bridge": boot.bridge,
+            "secret": boot.secret,
+        }[name]
     if name in {"ps", "console", "screen", "stop"}:
         from app.cli import guests
 
@@ -80,8 +108,13 @@ def _command(name: str) -> "Callable[[Engine, argparse.Namespace], int]":
             "screen": guests.save_screen,
             "stop": guests.stop_guest,
         }[name]
-    if name in {"doctor", "demo", "demo-server"}:
+    if name in {"doctor", "demo", "demo-server", "agent"}:
         from app.cli import machine
 
-        return {"doctor": machine.doctor, "demo": machine.demo, "demo-server": machine.demo_server}[name]
+        return {
+            "doctor": machine.doctor,
+            "demo": machine.demo,
+            "demo-server": machine.demo_server,
+            "agent": machine.agent,
+        }[name]
     return _tui

@@ -146,6 +146,24 @@ class Unsupported(FarbootError):
     code = "unsupported"
 
 
+class NotFetched(Unsupported):
+    """It cannot be read in the middle where it lies: it has to be fetched whole first (`probes.source.Fetches`).
+
+    `size` is how many bytes that takes, where it is known.
+    """
+
+    code = "not-fetched"
+
+    def __init__(
+        self, tried: str, on: object, why: str, hint: str = "", detail: str = "", size: int | None = None
+    ) -> None:
+        self.size = size
+        super().__init__(tried, on, why, hint, detail)
+
+    def __reduce__(self) -> tuple[type[FarbootError], tuple[object, ...]]:
+        return type(self), (self.tried, self.on, self.why, self.hint, self.detail, self.size)
+
+
 class MissingClient(FarbootError):
     """A client library or a program is not installed; the hint names the package that brings it."""
 

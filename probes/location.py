@@ -16,6 +16,7 @@ terminal could act on are printed percent-encoded: `rbd://pool/odd%1bname`, `hos
 import ipaddress
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from urllib.parse import quote, unquote
 
@@ -25,7 +26,7 @@ from probes.text import is_clean
 
 URL_SCHEMES = (
     "http", "https", "ftp", "ftps", "tftp", "ssh", "sftp", "nfs", "iscsi",
-    "nbd", "nbds", "nbd+unix", "nbds+unix", "gluster", "sheepdog",
+    "nbd", "nbds", "nbd+unix", "nbds+unix", "gluster", "sheepdog", "sheepdog+unix",
 )  # fmt: skip
 BARE_SCHEMES = ("rbd", "host_device")
 SCHEMES = (*URL_SCHEMES, *BARE_SCHEMES, "file")
@@ -33,8 +34,18 @@ SCHEMES = (*URL_SCHEMES, *BARE_SCHEMES, "file")
 # The user is part of the address there; elsewhere (an http token, say) it may be a secret itself.
 _ADDRESSED_BY_USER = frozenset({"ssh", "sftp", "ftp", "ftps", "iscsi"})
 # Options that hold for everything below a place, too.
-_INHERITS_QUERY = frozenset({"rbd", "nfs", "nbd+unix", "nbds+unix", "gluster", "iscsi"})
+_INHERITS_QUERY = frozenset({"rbd", "nfs", "nbd+unix", "nbds+unix", "gluster", "iscsi", "sheepdog+unix"})
+# Without a path these mean the server's default export, as QEMU takes them: `nbd://h` is one image, `nbd://h/` all.
+_NAMELESS_IMAGE = frozenset({"nbd", "nbds", "nbd+unix", "nbds+unix"})
+# There `#` names a snapshot; elsewhere what follows it is none of the server's business.
+_HAS_SNAPSHOTS = frozenset({"sheepdog", "sheepdog+unix"})
 _SAFE = "/:@+,=~"
+# Where a location that names no port leads.
+_PORTS = {
+    "http": 80, "https": 443, "ftp": 21, "ftps": 990, "tftp": 69, "ssh": 22, "sftp": 22, "nfs": 2049, "iscsi": 3260,
+    "nbd": 10809, "nbds": 10809, "gluster": 24007, "sheepdog": 7000,
+}  # fmt: skip
+_NEVER_QUOTED = re.compile(r"[A-Za-z0-9_.~-]*")  # RFC 3986, section 2.3
 _ALREADY_QUOTED = "%!$&'()*;"
 _SECRET_NAME = re.compile(
     r"(?i)sig|token|secret|passw|auth|credential|key|session|expires|policy|x-(amz|goog)-|^s[eprtvk]$|^jwt$"
@@ -70,6 +81,8 @@ class Location:
             raise BadLocation("understand", "an empty location", "there is nothing in it", _WHAT_IS_TYPED)
         match = _SCHEME.match(text)
         scheme = match[1].lower() if match else ""
+        if match and scheme in {"sheepdog", "sheepdog+tcp"}:
+            return _parse_sheepdog(text[match.end() :])
         if match and text[match.end() :].startswith("//") and scheme in URL_SCHEMES:
             return _parse_url(scheme, text[match.end() + 2 :])
         if scheme == "rbd":
@@ -95,7 +108,9 @@ class Location:
         if self.scheme in BARE_SCHEMES:
             text = self.path + (f":{self.query}" if self.query else "")
             return f"{self.scheme}:{text}" if is_clean(text) else f"{self.scheme}://{_quote(text)}"
-        return f"{self.scheme}://{self.authority}{self.path}" + (f"?{self.query}" if self.query else "")
+        path, mark, snapshot = self.path.partition("#")  # sheepdog's: elsewhere a path has its `#` encoded
+        query = f"?{self.query}" if self.query else ""
+        return f"{self.scheme}://{self.authority}{path}{query}{mark}{snapshot}"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -136,10 +151,23 @@ class Location:
         return int(port) if port else None
 
     @property
+    def address(self) -> str:
+        """The server, `host` or `host:port`, written in one way however it was typed: in small letters, an IPv6 address
+        in its shortest form, and without the port that the scheme has anyway. No name is looked up.
+        """
+        host, port = self.host.lower(), self.port
+        with suppress(ValueError):
+            host = str(ipaddress.ip_address(host))
+        shown = f"[{host}]" if ":" in host else host
+        return shown if port in {None, _PORTS.get(self.scheme)} else f"{shown}:{port}"
+
+    @property
     def is_container(self) -> bool:
         """Whether the text alone says that this is a place to list."""
         if self.scheme == "rbd":
             return rbd_parts(self.path)[2]
+        if self.scheme in _NAMELESS_IMAGE and not self.path:
+            return False
         return self.path.endswith("/") or not self.path.strip("/")
 
     def child(self, name: str, container: bool = False) -> "Location":
@@ -147,7 +175,8 @@ class Location:
         base = self.path if self.path.endswith("/") else self.path + "/"
         part = name if self.scheme in {"file", "host_device"} else _quote(name, safe=_SAFE.replace("/", ""))
         query = self.query if self.scheme in _INHERITS_QUERY else ""
-        return replace(self, path=base + part + ("/" if container else ""), query=query)
+        # Not by `replace`, which takes as long as all the rest: listings have a hundred thousand of them.
+        return Location(self.scheme, self.authority, base + part + ("/" if container else ""), query)
 
     @property
     def parent(self) -> "Location | None":
@@ -156,7 +185,11 @@ class Location:
             return _rbd_parent(self)
         if self.scheme == "host_device":
             return replace(self, path="") if self.path else None
-        path = self.path.rstrip("/")
+        if self.scheme in _NAMELESS_IMAGE:  # whatever slashes an export's name has, it lies in nothing but the server
+            return replace(self, path="/") if self.path != "/" else None
+        path, mark, _ = self.path.rstrip("/").partition("#")
+        if mark:
+            return replace(self, path=path)
         if not path:
             return None
         query = self.query if self.scheme in _INHERITS_QUERY else ""
@@ -222,7 +255,7 @@ def _rbd_parent(place: Location) -> Location | None:
 
 
 def _parse_url(scheme: str, rest: str) -> tuple[Location, Credentials]:
-    match = re.fullmatch(r"(?s)([^/?#]*)([^?#]*)(?:\?([^#]*))?(?:#.*)?", rest)
+    match = re.fullmatch(r"(?s)([^/?#]*)([^?#]*)(?:\?([^#]*))?(?:#(.*))?", rest)
     if match is None:
         raise BadLocation("understand", f"{scheme}://…", "it has no host", _WHAT_IS_TYPED)
     authority, path, query = match[1], match[2], match[3] or ""
@@ -242,7 +275,9 @@ def _parse_url(scheme: str, rest: str) -> tuple[Location, Credentials]:
             raise BadLocation("understand", "iscsi://…", "the user's name has characters that no name has")
         # iSCSI names (iqn.2001-04.org:x) are full of colons, and `%` begins libiscsi's password.
         address = f"{user if scheme == 'iscsi' else _quote(_unquote(user), safe='')}@{address}"
-    path = _quote(path, safe=_SAFE + _ALREADY_QUOTED) or "/"
+    path = _quote(path, safe=_SAFE + _ALREADY_QUOTED) or ("" if scheme in _NAMELESS_IMAGE else "/")
+    if match[4] and scheme in _HAS_SNAPSHOTS:
+        path += "#" + _quote(match[4], safe=_SAFE.replace("/", "") + _ALREADY_QUOTED)
     return Location(scheme, address, path, _quote(query, safe=_SAFE + _ALREADY_QUOTED + "?")), credentials
 
 
@@ -314,6 +349,19 @@ def _parse_rbd(text: str) -> tuple[Location, Credentials]:
     return Location("rbd", path=path, query=":".join(options)), Credentials(key=key)
 
 
+def _parse_sheepdog(rest: str) -> tuple[Location, Credentials]:
+    """Understand the URL, and the forms before it: `vdi`, `vdi:tag`, `host:port:vdi` and `host:port:vdi:tag`."""
+    if rest.startswith("//"):
+        text = rest[2:]
+        return _parse_url("sheepdog", "localhost" + text if text.startswith("/") else text)
+    parts = rest.split(":")
+    host, port = (parts[0], parts[1]) if len(parts) > 2 else ("", "")
+    name, *snapshot = parts[2:] if len(parts) > 2 else parts
+    authority = f"{host or 'localhost'}:{port}" if port else host or "localhost"
+    where = _quote(name, safe=_SAFE.replace("/", ""))
+    return _parse_url("sheepdog", f"{authority}/{where}" + (f"#{_quote(':'.join(snapshot))}" if snapshot else ""))
+
+
 def _parse_file(rest: str) -> tuple[Location, Credentials]:
     if not rest.startswith("//"):
         return Location("file", path=_absolute(rest or ".")), Credentials()
@@ -335,6 +383,8 @@ def _absolute(path: str) -> str:
 
 def _quote(text: str, safe: str = _SAFE) -> str:
     """Percent-encode, but for what is encoded already where `%` is safe; a `%` that begins no code is encoded."""
+    if _NEVER_QUOTED.fullmatch(text):
+        return text
     try:
         raw = text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:  # half a UTF-16 pair, from somebody's JSON

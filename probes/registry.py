@@ -59,7 +59,8 @@ class System:
     """One storage system: its schemes, the class that speaks it, and what that needs.
 
     `isolated` systems run in a child process, for their library blocks without a bound, or holds the GIL.
-    `abilities` are the protocols of `probes.source` that the class has beyond the contract.
+    `abilities` are the protocols of `probes.source` that the class has beyond the contract. `read_only` systems are
+    somebody's publications: nothing is ever written there.
     """
 
     title: str
@@ -69,7 +70,11 @@ class System:
     isolated: bool = False
     example: str = ""
     abilities: tuple[type, ...] = ()
+    read_only: bool = False
 
+
+# Debian has 7 for 1.19 and 1.20; Fedora and its kin 8 for 1.18, 9 for 1.19, later ones for what follows.
+_LIBISCSI = tuple(f"libiscsi.so.{number}" for number in (7, 8, 9, 10, 11))
 
 SYSTEMS: tuple[System, ...] = (
     System("Files", ("file",), "probes.sources.host:FileSource", example="/srv/images/", abilities=(TellsUse,)),
@@ -86,6 +91,7 @@ SYSTEMS: tuple[System, ...] = (
         "probes.sources.http:HttpSource",
         clients=(Client("requests", "python3-requests", "python3-requests", "requests"),),
         example="http://host:8000/images/",
+        read_only=True,
     ),
     System(
         "Ceph RBD",
@@ -100,47 +106,71 @@ SYSTEMS: tuple[System, ...] = (
         "NFS",
         ("nfs",),
         "probes.sources.nfs:NfsSource",
-        clients=(Client("libnfs", pypi="libnfs"),),
+        clients=(
+            Client(
+                "libnfs",
+                # No distribution packages it; newer compilers want to be told.
+                "gcc python3-dev libnfs-dev && CFLAGS=-Wno-error=implicit-function-declaration pip install libnfs",
+                "gcc python3-devel libnfs-devel && CFLAGS=-Wno-error=implicit-function-declaration pip install libnfs",
+            ),
+        ),
         isolated=True,
         example="nfs://host/export/",
+        abilities=(CanWrite,),
     ),
     System(
         "iSCSI",
         ("iscsi",),
         "probes.sources.iscsi:IscsiSource",
-        clients=(Client("libiscsi", "libiscsi7", "libiscsi", sonames=("libiscsi.so.7", "libiscsi.so.9")),),
+        clients=(Client("libiscsi", "libiscsi7", "libiscsi", sonames=_LIBISCSI),),
+        isolated=True,
         example="iscsi://host/",
-        abilities=(TellsUse,),
+        abilities=(TellsUse, CanWrite),
     ),
     System(
         "SSH",
         ("ssh", "sftp"),
         "probes.sources.ssh:SshSource",
         clients=(Client("paramiko", "python3-paramiko", "python3-paramiko", "paramiko"),),
-        example="ssh://root@host/srv/images/",
+        example="ssh://host/srv/images/",
         abilities=(CanWrite,),
     ),
-    System("FTP", ("ftp", "ftps"), "probes.sources.ftp:FtpSource", example="ftp://host/pub/"),
-    System("TFTP", ("tftp",), "probes.sources.tftp:TftpSource", example="tftp://host/boot.iso", abilities=(Fetches,)),
+    System(
+        "FTP",
+        ("ftp", "ftps"),
+        "probes.sources.ftp:FtpSource",
+        example="ftp://host/pub/",
+        abilities=(Fetches,),
+        read_only=True,
+    ),
+    System(
+        "TFTP",
+        ("tftp",),
+        "probes.sources.tftp:TftpSource",
+        example="tftp://host/boot.iso",
+        abilities=(Fetches,),
+        read_only=True,
+    ),
     System(
         "NBD",
         ("nbd", "nbds", "nbd+unix", "nbds+unix"),
         "probes.sources.nbd:NbdSource",
-        clients=(Client("nbd", "python3-libnbd", "python3-libnbd"),),
+        clients=(Client("libnbd", "libnbd0", "libnbd", sonames=("libnbd.so.0",)),),
         example="nbd://host/",
-        abilities=(TellsUse,),
+        abilities=(TellsUse, CanWrite),
     ),
     System(
         "GlusterFS",
-        ("gluster", "gluster+unix"),
+        ("gluster",),
         "probes.sources.gluster:GlusterSource",
         clients=(Client("libgfapi", "libgfapi0", "glusterfs-api", sonames=("libgfapi.so.0",)),),
         isolated=True,
         example="gluster://host/volume/",
+        abilities=(CanWrite,),
     ),
     System(
         "Sheepdog",
-        ("sheepdog",),
+        ("sheepdog", "sheepdog+unix"),
         "probes.sources.sheepdog:SheepdogSource",
         example="sheepdog://host/",
         abilities=(HasSnapshots, TellsUse, CanWrite),

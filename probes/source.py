@@ -121,3 +121,7 @@ class Fetches(Protocol):
     def fetch(self, location: Location, progress: Progress) -> Pin:
         """Fetch the image unless it is `fetched`; afterwards `open` and `attach` use the copy."""
         ...
+
+    def forget(self, location: Location) -> None:
+        """Delete the copy, if there is one; a guest that runs from it goes on."""
+        ...

@@ -58,6 +58,13 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {many}"
 
 
+def how_far(came: int, size: int | None) -> str:
+    """Say how much of something has come: `45 % of 120 MiB`, or `54 MiB` where its size is not known."""
+    if not size:
+        return human_size(came)
+    return f"{min(100, 100 * came // size)} % of {human_size(size)}"
+
+
 def natural(text: str) -> str:
     """Return a key under which `disk2` sorts before `disk10`."""
     return _DIGITS.sub(_number, text)

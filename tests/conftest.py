@@ -93,7 +93,8 @@ def open_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[
 
 def _farboot(home: Path, readable: Readable, user: int | None) -> Iterator[Farboot]:
     keep = {name: os.environ[name] for name in ("PATH", "LANG", "FARBOOT_TRACEBACK") if name in os.environ}
-    folders = {name: str(home / name.lower()) for name in ("FARBOOT_RUNTIME_DIR", "FARBOOT_STATE_DIR")}
+    names = ("FARBOOT_RUNTIME_DIR", "FARBOOT_STATE_DIR", "FARBOOT_CACHE_DIR")
+    folders = {name: str(home / name.lower()) for name in names}
     environment = keep | folders | {"HOME": str(home), "PYTHONPATH": readable.path, "PYTHONDONTWRITEBYTECODE": "1"}
     environment["PATH"] = keep.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
     command = Farboot(environment, readable.python, user)

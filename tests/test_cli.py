@@ -108,11 +108,16 @@ def test_the_command_is_shown_whole_and_as_a_short_drive(farboot: Farboot, folde
     assert shown["script"].startswith("#!/bin/sh")
 
 
-def test_writing_is_refused_as_long_as_it_is_not_known_to_be_safe(farboot: Farboot, folder: Path) -> None:
-    for command in ("command", "boot"):
-        done = farboot(command, str(folder / "guest.img"), "--write")
-        assert done.returncode == 3
-        assert "not yet known to be safe" in done.stderr
+def test_writing_takes_a_yes_and_a_refusal_for_the_moment_is_not_the_images(farboot: Farboot, folder: Path) -> None:
+    image = str(folder / "guest.img")
+    assert "the guest writes into the image itself" in farboot("command", image, "--write").stdout
+    unasked = farboot("boot", image, "--write")
+    assert unasked.returncode == 2
+    assert "--yes says yes" in unasked.stderr
+    with open(image, "rb"):  # somebody has it open
+        used = farboot("boot", image, "--write", "--yes")
+    assert used.returncode == 1
+    assert "it is in use" in used.stderr
 
 
 def test_an_image_that_names_a_host_file_is_refused_by_what_it_is(farboot: Farboot, folder: Path) -> None:

@@ -52,8 +52,22 @@ class TestExamples:
             ("iscsi://iqn.2001-04.org:me@h/t/1", Location("iscsi", "iqn.2001-04.org:me@h", "/t/1")),
             ("nbd://h:10809/export", Location("nbd", "h:10809", "/export")),
             ("nbd+unix:///e?socket=/run/s", Location("nbd+unix", "", "/e", "socket=/run/s")),
+            ("nbd://h", Location("nbd", "h")),
+            ("nbds://h:1/", Location("nbds", "h:1", "/")),
+            ("nbd+unix://?socket=/run/s", Location("nbd+unix", "", "", "socket=/run/s")),
             ("gluster://h/vol/a.img", Location("gluster", "h", "/vol/a.img")),
             ("sheepdog://h:7000", Location("sheepdog", "h:7000", "/")),
+            ("sheepdog://h/vdi#tag", Location("sheepdog", "h", "/vdi#tag")),
+            ("sheepdog://h/a%23b#t%2Fg", Location("sheepdog", "h", "/a%23b#t%2Fg")),
+            ("sheepdog://h/vdi#a/b#c", Location("sheepdog", "h", "/vdi#a%2Fb%23c")),
+            ("sheepdog+tcp://h/vdi", Location("sheepdog", "h", "/vdi")),
+            ("sheepdog:///vdi#3", Location("sheepdog", "localhost", "/vdi#3")),
+            ("sheepdog:", Location("sheepdog", "localhost", "/")),
+            ("sheepdog:vdi", Location("sheepdog", "localhost", "/vdi")),
+            ("sheepdog:vdi:tag", Location("sheepdog", "localhost", "/vdi#tag")),
+            ("sheepdog:h:7001:vdi", Location("sheepdog", "h:7001", "/vdi")),
+            ("sheepdog:h:7001:vdi:3", Location("sheepdog", "h:7001", "/vdi#3")),
+            ("sheepdog+unix:///vdi?socket=/run/s#t", Location("sheepdog+unix", "", "/vdi#t", "socket=/run/s")),
             ("rbd:", Location("rbd")),
             ("rbd:pool", Location("rbd", path="pool")),
             ("rbd:pool/ns/image@snap", Location("rbd", path="pool/ns/image@snap")),
@@ -356,3 +370,27 @@ class TestBadLocations:
         monkeypatch.chdir(tmp_path)
         Path("fat:a").touch()
         assert parsed("fat:a").path == str(tmp_path / "fat:a")
+
+
+@pytest.mark.parametrize("text", ["nbd://h", "nbd://h/a", "nbd://h/a/b", "nbd://h/a%2Fb", "nbd://h/a/"])
+def test_every_export_of_an_nbd_server_lies_in_its_list_and_the_nameless_one_too(text: str) -> None:
+    place, _ = Location.parse(text)
+    outer = place.parent
+    assert str(place) == text
+    assert outer == Location("nbd", "h", "/")
+    assert outer.is_container
+    assert outer.parent is None
+    assert place.is_container is text.endswith("/")
+
+
+def test_a_snapshot_of_a_vdi_lies_in_the_vdi_and_keeps_its_socket() -> None:
+    snapshot = Location.parse("sheepdog+unix:///disk?socket=/run/s#tag")[0]
+    assert str(snapshot) == "sheepdog+unix:///disk?socket=/run/s#tag"
+    assert snapshot.name == "disk#tag"
+    assert not snapshot.is_container
+    assert str(snapshot.parent) == "sheepdog+unix:///disk?socket=/run/s"
+    assert str(snapshot.root) == "sheepdog+unix:///?socket=/run/s"
+
+
+def test_what_follows_a_hash_elsewhere_is_left_away() -> None:
+    assert str(Location.parse("http://h/a.img#part")[0]) == "http://h/a.img"

@@ -3,12 +3,15 @@
 import argparse
 import sys
 
-from app.cli.output import DONE, REFUSED, TIMED_OUT, say, say_json, tell
+from app.cli.meter import Meter
+from app.cli.output import DONE, TIMED_OUT, USAGE, say, say_json, tell
 from app.cli.secrets import ask_secret, asking, read_location
-from app.engine import Engine, Prepared
-from app.qemu.options import FirmwareWish, Network, Options
+from app.engine import Engine, Prepared, refused
+from app.qemu.options import DiskWish, FirmwareWish, Network, Options
+from app.settings import Settings
 from probes.attachment import Mode, RouteWish
-from probes.errors import FarbootError, Refused
+from probes.errors import Cancelled, FarbootError
+from probes.words import human_size
 
 
 def command(engine: Engine, arguments: argparse.Namespace) -> int:
@@ -30,7 +33,7 @@ def command(engine: Engine, arguments: argparse.Namespace) -> int:
     for refusal in plan.refusals:
         tell(f"refused: {refusal}")
     if plan.refusals:
-        return REFUSED
+        return refused(plan).exit_status
     if not arguments.json:
         say(script.rstrip("\n"))
     return DONE
@@ -42,7 +45,9 @@ def boot(engine: Engine, arguments: argparse.Namespace) -> int:
     for note in prepared.plan.notes:
         tell(note)
     if prepared.plan.refusals:
-        raise Refused("boot", prepared.plan.location, "; ".join(prepared.plan.refusals))
+        raise refused(prepared.plan)
+    if prepared.warning and not arguments.yes:
+        _confirm(prepared)
     session = engine.boot(prepared)
     if arguments.json:
         say_json({"id": session.id, "location": session.location, "state": str(session.state), "pid": session.pid})
@@ -61,6 +66,14 @@ def boot(engine: Engine, arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def fetch(engine: Engine, arguments: argparse.Namespace) -> int:
+    """Fetch LOCATION whole, where it can be read in no other way."""
+    location = read_location(engine, arguments)
+    pin = asking(engine, location, lambda: engine.fetch(location, Meter(), arguments.again))
+    tell(f"{location}: a copy of {human_size(pin.size)} lies here")
+    return DONE
+
+
 def bridge(engine: Engine, arguments: argparse.Namespace) -> int:
     """Serve LOCATION as NBD on a Unix socket until told to stop."""
     from app.qemu.bridge.serve import Expected, credentials_from_stdin, serve
@@ -69,7 +82,8 @@ def bridge(engine: Engine, arguments: argparse.Namespace) -> int:
     if arguments.credentials_stdin:
         engine.keychain.add(location, credentials_from_stdin())
     expected = Expected(arguments.size, arguments.validator, arguments.head, arguments.format)
-    serve(location, engine.keychain.get(location), arguments.socket, expected)
+    credentials = engine.keychain.get(location)
+    serve(location, credentials, arguments.socket, expected, write=arguments.write, deadline=engine.deadline)
     return DONE
 
 
@@ -85,14 +99,34 @@ def secret(engine: Engine, arguments: argparse.Namespace) -> int:
     return DONE
 
 
+class _Unconfirmed(FarbootError):
+    """Nobody said yes, and there is nobody to ask."""
+
+    code = "unconfirmed"
+    exit_status = USAGE
+
+
+def _confirm(prepared: Prepared) -> None:
+    """Ask at the terminal whether the guest may write into the image. Raises Cancelled after anything but a yes."""
+    location = prepared.plan.location
+    if not (sys.stdin is not None and sys.stdin.isatty()):
+        hint = "--yes says yes to the question that a terminal would ask"
+        raise _Unconfirmed("write into", location, "nobody has said yes to it", hint)
+    print(f"{prepared.warning} [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+        raise Cancelled("write into", location, "you did not say yes", "nothing was started, nothing was written")
+
+
 def _prepare(engine: Engine, arguments: argparse.Namespace) -> Prepared:
     location = read_location(engine, arguments)
+    settings: Settings = arguments.settings
     options = Options(
         mode=Mode.WRITE if arguments.write else Mode.SNAPSHOT,
-        memory=arguments.memory,
-        cpus=arguments.cpus,
+        memory=arguments.memory or settings.memory,
+        cpus=arguments.cpus or settings.cpus,
         firmware=FirmwareWish(arguments.firmware),
-        network=Network(arguments.network) if arguments.network else None,
+        network=Network(arguments.network) if arguments.network else settings.network,
         route=RouteWish(arguments.route),
+        disk=DiskWish(arguments.disk),
     )
-    return asking(engine, location, lambda: engine.prepare(location, options))
+    return asking(engine, location, lambda: engine.prepare(location, options, fetch=Meter()))

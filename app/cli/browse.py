@@ -2,6 +2,7 @@
 
 import argparse
 
+from app.cli.meter import Meter
 from app.cli.output import DONE, say, say_json, table
 from app.cli.secrets import asking, read_location
 from app.engine import Engine, Inspection
@@ -33,7 +34,7 @@ def ls(engine: Engine, arguments: argparse.Namespace) -> int:
 def inspect(engine: Engine, arguments: argparse.Namespace) -> int:
     """Say what an image is."""
     location = read_location(engine, arguments)
-    inspection = asking(engine, location, lambda: engine.inspect(location))
+    inspection = asking(engine, location, lambda: engine.inspect(location, fetch=Meter()))
     if arguments.json:
         say_json(inspection_json(inspection))
     else:

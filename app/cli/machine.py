@@ -1,4 +1,4 @@
-"""`doctor` and the demonstration."""
+"""`doctor`, the demonstration, and the ssh agent of a guest's QEMU."""
 
 import argparse
 import sys
@@ -11,8 +11,9 @@ from app.engine import Engine
 def doctor(_engine: Engine, arguments: argparse.Namespace) -> int:
     """Say what this host can do."""
     from app.qemu.host.doctor import examine, lines
+    from app.saved_secrets import SavedSecrets
 
-    report = examine()
+    report = examine(SavedSecrets().why_not())
     if arguments.json:
         say_json(report.as_json())
     else:
@@ -35,4 +36,17 @@ def demo_server(_engine: Engine, arguments: argparse.Namespace) -> int:
     from app.demo.server import serve
 
     serve(Path(arguments.folder), sys.stdin.fileno(), announce=say)
+    return DONE
+
+
+def agent(engine: Engine, arguments: argparse.Namespace) -> int:
+    """Be the ssh agent of a guest's QEMU, with one key, until told to stop."""
+    from app.cli.secrets import read_location
+    from app.qemu.agent.serve import serve
+    from app.qemu.bridge.serve import credentials_from_stdin
+
+    location = read_location(engine, arguments)
+    if arguments.credentials_stdin:
+        engine.keychain.add(location, credentials_from_stdin())
+    serve(location, engine.keychain.get(location), arguments.socket, arguments.key)
     return DONE

@@ -39,7 +39,9 @@ def complain(error: FarbootError, verbose: bool = False, as_json: bool = False) 
 
 def complain_to_supervisor(error: FarbootError) -> int:
     """Report `error` as one line of JSON on standard error, and return the exit code."""
-    print(json.dumps(error.as_json()), file=sys.stderr)
+    from app.qemu.sessions.wire import error_to_json
+
+    print(json.dumps(error_to_json(error)), file=sys.stderr)
     return error.exit_status
 
 

@@ -4,7 +4,7 @@ import argparse
 import re
 from importlib.metadata import PackageNotFoundError, version
 
-from app.qemu.options import FirmwareWish, Network
+from app.qemu.options import DiskWish, FirmwareWish, Network
 from probes.attachment import RouteWish
 
 _LOCATIONS = """\
@@ -14,7 +14,8 @@ a LOCATION is what QEMU takes, and cut short it is the place to list:
   host_device:  host_device:/dev/sdb                   this host's disks
   /srv/images/  ./image.iso                            this host's files
 
-exit codes: 0 done, 1 failed, 2 usage, 3 refused because of what the image is, 4 time-out of --wait
+exit codes: 0 done, 1 failed, 2 usage (and --write without a yes), 3 refused because of what the image is,
+  4 time-out of --wait
 secrets: FARBOOT_USERNAME, FARBOOT_PASSWORD, FARBOOT_KEY in the environment, or --password-file, or a prompt
 """
 COMMANDS = {
@@ -22,14 +23,16 @@ COMMANDS = {
     "inspect": "say what an image is",
     "command": "print what boot would run, as a shell script",
     "boot": "start a guest from an image",
+    "fetch": "fetch an image whole, where its server can be read in no other way (tftp)",
     "ps": "list the guests that run",
     "console": "talk to a guest's serial line; Ctrl-] leaves",
     "screen": "save a guest's screen as PNG",
     "stop": "shut a guest down",
+    "forget": "delete what the system's keyring holds for a server",
     "doctor": "say what this host can do, and what is missing",
     "demo": "open the demonstration: bootable images on a web server of its own",
 }
-_HIDDEN = ("bridge", "secret", "demo-server")
+_HIDDEN = ("agent", "bridge", "secret", "demo-server")
 
 
 def memory_size(text: str) -> int:
@@ -116,6 +119,9 @@ def _commands() -> argparse.ArgumentParser:
         _add_json(listed)
     for name in ("command", "boot"):
         _add_boot(command(name, secrets), started=name == "boot")
+    fetch = command("fetch", secrets)
+    fetch.add_argument("location", metavar="LOCATION")
+    fetch.add_argument("--again", action="store_true", help="even where a copy lies here that seems good")
     _add_json(command("ps"))
     command("console").add_argument("id", metavar="ID")
     screen = command("screen")
@@ -124,6 +130,7 @@ def _commands() -> argparse.ArgumentParser:
     stop = command("stop")
     stop.add_argument("id", metavar="ID")
     stop.add_argument("--force", action="store_true", help="pull the plug instead of pressing the power button")
+    command("forget").add_argument("location", metavar="LOCATION")
     _add_json(command("doctor"))
     command("demo")
     command("demo-server").add_argument("folder")
@@ -131,6 +138,7 @@ def _commands() -> argparse.ArgumentParser:
     secret.add_argument("location")
     secret.add_argument("field", choices=("password", "key", "cookie"))
     _add_bridge(command("bridge", secrets))
+    _add_agent(command("agent", secrets))
     parser.set_defaults(json=False)
     return parser
 
@@ -138,7 +146,10 @@ def _commands() -> argparse.ArgumentParser:
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verbose", "-v", action="store_true", default=False, help="add the detail to errors")
     parser.add_argument(
-        "--deadline", type=seconds, default=10.0, metavar="S", help="seconds that one request may take (default 10)"
+        "--deadline",
+        type=seconds,
+        metavar="S",
+        help="seconds that one request may take (default: the settings', or 10)",
     )
 
 
@@ -151,6 +162,9 @@ def _add_credentials(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--user", metavar="NAME", help="user name")
     group.add_argument("--password-file", metavar="FILE", help="file that holds the password; - is standard input")
     group.add_argument("--key-file", metavar="FILE", help="file that holds the cephx key in base64")
+    group.add_argument(
+        "--save-credentials", action="store_true", help="keep them in the system's keyring once they let us in"
+    )
     group.add_argument("--ca-file", metavar="FILE", help="PEM file of certificate authorities to trust as well")
 
 
@@ -158,7 +172,7 @@ def _add_boot(parser: argparse.ArgumentParser, started: bool) -> None:
     parser.add_argument("location", metavar="LOCATION")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--snapshot", action="store_true", help="throw away what the guest writes (the default)")
-    mode.add_argument("--write", action="store_true", help="let the guest write into the image")
+    mode.add_argument("--write", action="store_true", help="let the guest write into the image itself, after a yes")
     parser.add_argument("--memory", type=memory_size, metavar="SIZE", help="the guest's memory, such as 2G")
     parser.add_argument("--cpus", type=positive, metavar="N", help="the guest's CPUs")
     parser.add_argument("--firmware", choices=[wish.value for wish in FirmwareWish], default="auto")
@@ -173,8 +187,15 @@ def _add_boot(parser: argparse.ArgumentParser, started: bool) -> None:
         default="auto",
         help="direct: QEMU's own driver; bridge: Farboot reads for QEMU; auto: the former where it is sound",
     )
+    parser.add_argument(
+        "--disk",
+        choices=[wish.value for wish in DiskWish],
+        default="auto",
+        help="the drive that the guest sees (default: virtio for disks, a CD drive for CDs)",
+    )
     _add_json(parser)
     if started:
+        parser.add_argument("--yes", action="store_true", help="answer the question of --write with yes")
         parser.add_argument("--wait", metavar="TEXT", help="return once the serial line shows TEXT")
         parser.add_argument("--timeout", type=seconds, default=120.0, metavar="S", help="of --wait (default 120)")
         parser.add_argument("--console", action="store_true", help="talk to the serial line; Ctrl-] leaves")
@@ -187,4 +208,12 @@ def _add_bridge(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--validator", default="")
     parser.add_argument("--head", default="")
     parser.add_argument("--format", default="raw")
+    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--credentials-stdin", action="store_true")
+
+
+def _add_agent(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("location")
+    parser.add_argument("--socket", required=True)
+    parser.add_argument("--key", required=True, metavar="SHA256:…")
     parser.add_argument("--credentials-stdin", action="store_true")

@@ -7,14 +7,27 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from app.cli.output import tell
+from app.cli.output import DONE, tell
 from app.engine import Engine
+from app.keeping import keep
+from app.keychain import Server
 from probes.credentials import Credentials, Secret
-from probes.errors import Denied, FarbootError
+from probes.errors import Denied, FarbootError, UnknownHostKey
 from probes.location import Location
 
 _TRIES = 3
-_PROMPTS = {"username": "User name", "password": "Password", "key": "Key (base64)", "cookie": "Cookie"}
+_PROMPTS = {
+    "username": "User name",
+    "password": "Password",
+    "key": "Key",
+    "passphrase": "Passphrase of the key file",
+    "cookie": "Cookie",
+    "query": "Signed query (what follows the ? of the URL)",
+    "ca_file": "CA file (PEM)",
+    "client_cert": "Certificate of your own (PEM file)",
+    "client_key": "Its private key (PEM file)",
+}
+_PATHS = frozenset({"ca_file", "client_cert", "client_key"})
 _Answer = TypeVar("_Answer")
 
 
@@ -34,12 +47,15 @@ def read_location(engine: Engine, arguments: argparse.Namespace) -> Location:
         key=_from_file(arguments.key_file, "the key file"),
         ca_file=arguments.ca_file and os.path.abspath(arguments.ca_file),
     )
-    engine.keychain.add(location, typed.over(given.over(from_environment(os.environ))))
+    save = bool(getattr(arguments, "save_credentials", False))
+    engine.keychain.add(location, typed.over(given.over(from_environment(os.environ))), save)
     return location
 
 
 def from_environment(environment: Mapping[str, str]) -> Credentials:
-    """Return the credentials in FARBOOT_USERNAME, _PASSWORD, _KEY, _COOKIE and _CA_FILE."""
+    """Return the credentials in FARBOOT_USERNAME, _PASSWORD, _KEY, _COOKIE, _PASSPHRASE, _CA_FILE, _CLIENT_CERT and
+    _CLIENT_KEY.
+    """
 
     def secret(name: str) -> Secret | None:
         value = environment.get(name)
@@ -50,21 +66,66 @@ def from_environment(environment: Mapping[str, str]) -> Credentials:
         password=secret("FARBOOT_PASSWORD"),
         key=secret("FARBOOT_KEY"),
         cookie=secret("FARBOOT_COOKIE"),
+        passphrase=secret("FARBOOT_PASSPHRASE"),
         ca_file=environment.get("FARBOOT_CA_FILE") or None,
+        client_cert=environment.get("FARBOOT_CLIENT_CERT") or None,
+        client_key=environment.get("FARBOOT_CLIENT_KEY") or None,
     )
 
 
 def asking(engine: Engine, location: Location, call: Callable[[], _Answer]) -> _Answer:
-    """Run `call`; while the server denies it for want of credentials, ask at the terminal and try again."""
+    """Run `call`; while the server denies it for want of credentials, ask at the terminal and try again.
+
+    Once it let us in, what was wished for is kept (`--save-credentials`, a host key that is always to be trusted).
+    """
     for attempt in range(_TRIES):
         try:
-            return call()
+            answer = call()
+        except UnknownHostKey as error:
+            if not _can_ask():
+                raise
+            _ask_about_host(engine, location, error)
+            return asking(engine, location, call)
         except Denied as error:
             if not error.wants or not _can_ask() or attempt == _TRIES - 1:
                 raise
             tell(f"{error.on}: {error.why}")
-            engine.keychain.add(location, _ask(error.wants, engine.keychain.get(location)))
+            engine.keychain.add(location, _ask(error.wants, engine.keychain.get(location), location))
+        else:
+            _keep(engine, location)
+            return answer
     raise AssertionError("unreachable")
+
+
+def _keep(engine: Engine, location: Location) -> None:
+    if not engine.keychain.is_to_keep(location):
+        return
+    try:
+        for text in keep(engine, location):
+            tell(text)
+    except FarbootError as error:  # what was asked for is done all the same
+        tell(str(error))
+
+
+def _ask_about_host(engine: Engine, location: Location, error: UnknownHostKey) -> None:
+    """Ask whether it is the right server. Raises the error itself after anything but a yes."""
+    tell(f"{error.on}: {error.why}")
+    if error.hint:
+        tell(error.hint)
+    print("Trust it? yes, always (into known_hosts), or no: ", end="", file=sys.stderr, flush=True)
+    answer = sys.stdin.readline().strip().casefold()
+    if answer not in {"y", "yes", "a", "always"}:
+        raise error
+    trusted = Credentials(host_key=error.fingerprint)
+    engine.keychain.add(location, trusted, vouch_for_host=answer.startswith("a"))
+
+
+def forget(engine: Engine, arguments: argparse.Namespace) -> int:
+    """Delete what the system's keyring holds for the server of LOCATION."""
+    location, _ = Location.parse(arguments.location)
+    gone = engine.keychain.forget(location)
+    tell(f"the credentials for {Server.of(location)} {'were deleted' if gone else 'were not saved: nothing to forget'}")
+    return DONE
 
 
 def ask_secret(engine: Engine, location: Location, field: str) -> Secret:
@@ -78,26 +139,36 @@ def ask_secret(engine: Engine, location: Location, field: str) -> Secret:
     if not _can_ask():
         hint = f"set FARBOOT_{field.upper()}, or run it at a terminal"
         raise Denied("find", location, f"its {field} is not known", hint, wants=(field,))
-    answer: object = getattr(_ask((field,), Credentials()), field)
+    answer: object = getattr(_ask((field,), Credentials(), location), field)
     assert isinstance(answer, Secret)
     return answer
 
 
 def _from_source(engine: Engine, location: Location, field: str) -> Secret | None:
+    """The secret that the storage's own library found; None where it found none, or is not let in without it."""
     from probes.attachment import Mode
 
-    with engine.open_source(location) as source:
-        slots = source.attach(location, engine.host.facts, Mode.SNAPSHOT).secrets
+    try:
+        with engine.open_source(location) as source:
+            attachment = source.attach(location, engine.host.facts, Mode.SNAPSHOT)
+    except Denied:
+        return None
+    slots = attachment.secrets
+    if attachment.tls is not None and attachment.tls.psk is not None:
+        slots += (attachment.tls.psk,)
     return next((slot.secret for slot in slots if slot.asked == field), None)
 
 
-def _ask(wants: tuple[str, ...], known: Credentials) -> Credentials:
+def _ask(wants: tuple[str, ...], known: Credentials, location: Location) -> Credentials:
     values: dict[str, str | Secret] = {}
     for field in wants:
         prompt = _PROMPTS.get(field, field)
         try:
             if field == "username":
-                values[field] = known.username or _read_line(f"{prompt}: ")
+                values[field] = known.username or location.user or _read_line(f"{prompt}: ")
+            elif field in _PATHS:
+                path = _read_line(f"{prompt}: ")
+                values |= {field: os.path.abspath(os.path.expanduser(path))} if path else {}
             else:
                 values[field] = Secret(getpass.getpass(f"{prompt}: "))
         except EOFError:

@@ -151,7 +151,7 @@ class SystemContract:
 
         home = tmp_path_factory.mktemp("home")
         monkeypatch.setenv("HOME", str(home))
-        for name in ("FARBOOT_RUNTIME_DIR", "FARBOOT_STATE_DIR"):
+        for name in ("FARBOOT_RUNTIME_DIR", "FARBOOT_STATE_DIR", "FARBOOT_CACHE_DIR"):
             (home / name.lower()).mkdir(mode=0o700)
             monkeypatch.setenv(name, str(home / name.lower()))
         for name, value in stored.environment.items():

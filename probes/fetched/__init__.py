@@ -1,0 +1,1 @@
+"""Whole copies of images that cannot be read in the middle where they lie."""

@@ -1,0 +1,1 @@
+"""FTP: connections, listings, and reads in the middle of a file."""

@@ -1,0 +1,1 @@
+"""TFTP: transfers, and the text files that name what lies on a server."""
