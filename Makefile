@@ -1,5 +1,7 @@
 # `make run` and `make test` do all the set-up themselves, on a bare Debian too. See .ci/setup for what they install.
 PYTHON := .venv/bin/python
+# Guests and servers take the processors themselves; a file's tests share its servers.
+PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 .PHONY: run test lint bench screenshots packages packages-test clean
 
@@ -10,7 +12,7 @@ run: ## install what is missing and open Farboot on the demonstration
 test: ## install the test servers and run everything (on a throwaway machine)
 	@.ci/setup test
 	@$(MAKE) --no-print-directory lint
-	$(PYTHON) -m pytest $(PYTEST) || { echo "A shared machine stalls now and then: what failed gets one second chance."; \
+	$(PYTHON) -m pytest $(PARALLEL) $(PYTEST) || { echo "A shared machine stalls now and then: what failed gets one second chance."; \
 		$(PYTHON) -m pytest --last-failed --last-failed-no-failures none; }
 
 lint: ## style, types, import contracts

@@ -112,16 +112,16 @@ class Call:
             why, hint = f"the name {host} is not known", "check the spelling and the name server"
             raise Unreachable(self.tried, self.on, why, hint, detail=str(error)) from None
 
-    def dial(self, host: str, port: int, share: float = 1.0) -> "PlainSocket":
+    def dial(self, host: str, port: int, share: float = 1.0, make: "type[PlainSocket] | None" = None) -> "PlainSocket":
         """Connect, to the first address of `host` that answers, using up `share` of the time that is left at most.
 
-        Raises Unreachable, TimedOut.
+        `make` is the kind of socket wanted. Raises Unreachable, TimedOut.
         """
         addresses = self.look_up(host, port)
         last: OSError | None = None
         for index, (family, kind, protocol, _, address) in enumerate(addresses):
-            connection = PlainSocket(family, kind, protocol)
-            connection.call = self
+            connection = (make or PlainSocket)(family, kind, protocol)
+            connection.call, connection.host = self, host
             try:
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 with self.waiting(connection.interrupt) as left:
@@ -137,20 +137,21 @@ class Call:
                 return connection
         raise self.unreachable(last, f"{host}:{port}")
 
-    def unreachable(self, error: OSError | None, address: str = "the server") -> FarbootError:
+    def unreachable(self, error: OSError | None, address: str = "the server", detail: str = "") -> FarbootError:
         """What an error of the kernel's says about a server; our own time-out or end comes first."""
         try:
             self.remaining()
         except FarbootError as ours:
             return ours
-        if isinstance(error, ConnectionRefusedError):
-            return Unreachable(self.tried, self.on, f"{address} refuses connections", "does the server run there?")
-        if isinstance(error, TimeoutError):
-            return Unreachable(self.tried, self.on, f"{address} does not answer", "does a firewall drop it?")
-        if error is not None and error.errno in _NO_ROUTE:
-            return Unreachable(self.tried, self.on, f"there is no way to {address}")
         reason = os.strerror(error.errno) if error is not None and error.errno else "it does not answer"
-        return Unreachable(self.tried, self.on, f"{address} cannot be reached: {reason}")
+        why, hint = f"{address} cannot be reached: {reason}", ""
+        if isinstance(error, ConnectionRefusedError):
+            why, hint = f"{address} refuses connections", "does the server run there?"
+        elif isinstance(error, TimeoutError):
+            why, hint = f"{address} does not answer", "does a firewall drop it?"
+        elif error is not None and error.errno in _NO_ROUTE:
+            why = f"there is no way to {address}"
+        return Unreachable(self.tried, self.on, why, hint, detail)
 
     def untrusted(self, error: ssl.SSLCertVerificationError) -> Denied:
         """What a certificate that does not pass says."""
@@ -159,11 +160,14 @@ class Call:
             return Denied(self.tried, self.on, why, "give the file of the authority that signed it", wants=("ca_file",))
         return Denied(self.tried, self.on, why, "check the host's name, and the clocks of both sides")
 
-    def tls_context(self, ca_file: str | None) -> ssl.SSLContext:
-        """A context that verifies by the system's authorities and those in `ca_file`. Raises Denied for a bad file."""
+    def tls_context(self, ca_file: str | None, make: type[ssl.SSLContext] = ssl.SSLContext) -> ssl.SSLContext:
+        """A context that verifies by the system's authorities and those in `ca_file`. Raises Denied for a bad file.
+
+        `make` is the kind of context wanted.
+        """
         # Not create_default_context: Python 3.13's is so strict that authorities made with plain openssl, which curl
         # and QEMU take, do not pass. This one verifies certificates and host names just the same.
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context = make(ssl.PROTOCOL_TLS_CLIENT)
         context.sslsocket_class = TlsSocket
         context.load_default_certs()
         paths = ssl.get_default_verify_paths()
@@ -185,6 +189,11 @@ class Bounded:
 
     call: Call
 
+    @property
+    def current(self) -> Call:
+        """The call on whose behalf it waits now."""
+        return self.call
+
     def recv_into(self, *arguments: Any) -> Any:
         return self._bounded("recv_into", *arguments)
 
@@ -202,16 +211,18 @@ class Bounded:
     def _bounded(self, name: str, *arguments: Any) -> Any:
         base: Any = super()
         try:
-            with self.call.waiting(self.interrupt) as left:
+            with self.current.waiting(self.interrupt) as left:
                 self.settimeout(left)  # type: ignore[attr-defined]  # the same
                 return getattr(base, name)(*arguments)
         except TimeoutError:
-            self.call.remaining()
+            self.current.remaining()
             raise
 
 
 class PlainSocket(Bounded, socket.socket):
-    """A TCP socket that knows the call."""
+    """A TCP socket that knows the call, and the `host` that it was made for."""
+
+    host = ""
 
 
 class TlsSocket(Bounded, ssl.SSLSocket):

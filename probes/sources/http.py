@@ -33,6 +33,7 @@ from probes.errors import (
     Unsupported,
 )
 from probes.location import Location
+from probes.network.call import Call
 from probes.reader import Pin, Reader
 from probes.source import DEADLINE, Source
 from probes.web.answers import (
@@ -44,7 +45,6 @@ from probes.web.answers import (
     validator_of,
     whole_body,
 )
-from probes.web.call import Call
 from probes.web.client import Target, WebClient, url_of
 from probes.web.index_pages import ROW_LIMIT, More, Row, WholeBucket, page_kind, rows
 from probes.web.pool import Answer, proxy_for

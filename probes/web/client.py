@@ -14,8 +14,8 @@ from urllib.parse import quote, urljoin, urlsplit
 from probes.credentials import Credentials
 from probes.errors import BadAnswer, BadLocation
 from probes.location import Location
+from probes.network.call import Call
 from probes.web.answers import check_status
-from probes.web.call import Call
 from probes.web.pool import Answer, Web
 
 REDIRECTS = 10

@@ -9,7 +9,6 @@ sent.
 
 import contextlib
 import http
-import os
 import socket
 import ssl
 import threading
@@ -25,24 +24,24 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from probes.errors import Denied, Unreachable, Unsupported
-from probes.web.call import CURRENT, Call, HungUp, PlainSocket, TlsSocket, translated
+from probes.errors import Unreachable, Unsupported
+from probes.network.call import Call
+from probes.web.call import CURRENT, HungUp, PlainSocket, TlsSocket, translated
 
 POOL_SIZE = 16
 USER_AGENT = "farboot"
 
 _CHUNK = 64 << 10
-_CA_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
 
 
 class _Connection(HTTPConnection):
     def _new_conn(self) -> socket.socket:
-        return CURRENT.get().dial(self._dns_host, self.port or 80)
+        return CURRENT.get().dial(self._dns_host, self.port or 80, make=PlainSocket)
 
 
 class _TlsConnection(HTTPSConnection):
     def _new_conn(self) -> socket.socket:
-        return CURRENT.get().dial(self._dns_host, self.port or 443)
+        return CURRENT.get().dial(self._dns_host, self.port or 443, make=PlainSocket)
 
 
 class _Pool(HTTPConnectionPool):
@@ -218,22 +217,8 @@ class Web:
         return adapter
 
     def _context(self, call: Call) -> ssl.SSLContext:
-        # Not create_default_context: Python 3.13's is so strict that authorities made with plain openssl, which curl
-        # and QEMU take, do not pass. This one verifies certificates and host names just the same.
-        context = _Context(ssl.PROTOCOL_TLS_CLIENT)
-        context.load_default_certs()
-        paths = ssl.get_default_verify_paths()
-        if not paths.cafile and not paths.capath:  # a Python that was not built for this system
-            for bundle in filter(os.path.exists, _CA_BUNDLES):
-                context.load_verify_locations(bundle)
+        context = call.tls_context(self.ca_file, _Context)
         context.sslsocket_class = TlsSocket
-        if self.ca_file:
-            try:
-                context.load_verify_locations(self.ca_file)
-            except OSError as error:
-                reason = "it is no PEM file" if isinstance(error, ssl.SSLError) else error.strerror
-                why = f"the CA file {self.ca_file} cannot be used: {reason}"
-                raise Denied(call.tried, call.on, why, wants=("ca_file",)) from None
         return context
 
 

@@ -11,8 +11,8 @@ from probes.errors import (
     TimedOut,
 )
 from probes.location import Location
+from probes.network.call import PROGRESS, Call
 from probes.sources.http import HttpSource
-from probes.web.call import PROGRESS, Call
 from tests.servers.faults import Drip, FaultyProxy, Listener
 from tests.servers.nginx import Nginx
 from tests.servers.site import Reply, Request, ranged
