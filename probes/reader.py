@@ -23,15 +23,18 @@ class Pin:
 class Reader(ABC):
     """An open image. Safe to use from several threads at once."""
 
-    @property
-    @abstractmethod
-    def size(self) -> int:
-        """The image's size in bytes."""
+    _pin: Pin
+    """What `pin` says, for those who set it once and for all."""
 
     @property
-    @abstractmethod
+    def size(self) -> int:
+        """The image's size in bytes."""
+        return self.pin.size
+
+    @property
     def pin(self) -> Pin:
         """What this reader reads: every `pread` is of this very content."""
+        return self._pin
 
     @abstractmethod
     def pread(self, offset: int, length: int) -> bytes:

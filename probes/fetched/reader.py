@@ -23,14 +23,6 @@ class CopyReader(Reader):
         self._busy = 0
         self._is_closed = False
 
-    @property
-    def size(self) -> int:
-        return self._pin.size
-
-    @property
-    def pin(self) -> Pin:
-        return self._pin
-
     def pread(self, offset: int, length: int) -> bytes:
         end = min(offset + length, self.size)
         with self._lock:

@@ -42,14 +42,6 @@ class FtpReader(Reader):
         self._calls: set[Call] = set()
         self._lock = threading.Lock()
 
-    @property
-    def size(self) -> int:
-        return self._pin.size
-
-    @property
-    def pin(self) -> Pin:
-        return self._pin
-
     def pread(self, offset: int, length: int) -> bytes:
         end = min(offset + length, self.size)
         with self._call("read", self.location) as call:
@@ -139,14 +131,6 @@ class WholeReader(Reader):
         self._pin = pin
         self._data = data
         self._closed = False
-
-    @property
-    def size(self) -> int:
-        return self._pin.size
-
-    @property
-    def pin(self) -> Pin:
-        return self._pin
 
     def pread(self, offset: int, length: int) -> bytes:
         if self._closed:

@@ -148,14 +148,6 @@ class LocalReader(Reader):
         self._lock = threading.Lock()
         self._pin = self._look()
 
-    @property
-    def size(self) -> int:
-        return self._pin.size
-
-    @property
-    def pin(self) -> Pin:
-        return self._pin
-
     def pread(self, offset: int, length: int) -> bytes:
         length = min(length, self.size - offset)
         if length <= 0 and not self._is_closed:

@@ -118,14 +118,6 @@ class Unit(Writer):
         self._count = max(1, min(most, 0xFFFF, _PIECE // self.capacity.block))
 
     @property
-    def size(self) -> int:
-        return self._pin.size
-
-    @property
-    def pin(self) -> Pin:
-        return self._pin
-
-    @property
     def is_cd(self) -> bool:
         """Whether the unit is a CD drive."""
         return self.inquiry.type == commands.CD

@@ -171,10 +171,6 @@ class _IsolatedReader(Reader):
     def size(self) -> int:
         return self._size
 
-    @property
-    def pin(self) -> Pin:
-        return self._pin
-
     def pread(self, offset: int, length: int) -> bytes:
         end = min(offset + length, self._size)
         pieces = [self._piece(start, min(_PIECE, end - start)) for start in range(offset, end, _PIECE)]

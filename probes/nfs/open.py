@@ -45,14 +45,6 @@ class OpenFile(Writer):
             self._looked = time.monotonic()
         self._pin = pin_of(self._attributes)
 
-    @property
-    def size(self) -> int:
-        return self._pin.size
-
-    @property
-    def pin(self) -> Pin:
-        return self._pin
-
     def pread(self, offset: int, length: int) -> bytes:
         length = min(length, self.size - offset)
         tried = "read"

@@ -57,10 +57,6 @@ class VdiReader(Reader):
     def size(self) -> int:
         return self._size
 
-    @property
-    def pin(self) -> Pin:
-        return self._pin
-
     def pread(self, offset: int, length: int) -> bytes:
         end = min(offset + length, self._size)
         if self._closed:

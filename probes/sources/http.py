@@ -251,14 +251,6 @@ class HttpReader(Reader):
         self._closed = False
         self._lock = threading.Lock()
 
-    @property
-    def size(self) -> int:
-        return self._pin.size
-
-    @property
-    def pin(self) -> Pin:
-        return self._pin
-
     def pread(self, offset: int, length: int) -> bytes:
         end = min(offset + length, self.size)
         with self._source.client.web.call("read", self.location, self._source.deadline) as call:

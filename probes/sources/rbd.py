@@ -196,14 +196,6 @@ class _RbdReader(Reader):
             self._pin = _pin(self._image, place)
             self._shared = Shared(stack.pop_all().close)
 
-    @property
-    def size(self) -> int:
-        return self._pin.size
-
-    @property
-    def pin(self) -> Pin:
-        return self._pin
-
     def pread(self, offset: int, length: int) -> bytes:
         length = min(length, self._pin.size - offset)
         if length <= 0:

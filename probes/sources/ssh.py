@@ -215,14 +215,6 @@ class SshReader(Writer):
         self._pin = pin
         self._closed = False
 
-    @property
-    def size(self) -> int:
-        return self._pin.size
-
-    @property
-    def pin(self) -> Pin:
-        return self._pin
-
     def pread(self, offset: int, length: int) -> bytes:
         with self._used("read"):
             length = min(length, self._pin.size - offset)

@@ -41,14 +41,6 @@ class TftpReader(Reader):
         """Read what most images tell all by."""
         self._data = self._read_prefix(call, self.location, self.size, min(self.size, HEAD))
 
-    @property
-    def size(self) -> int:
-        return self._pin.size
-
-    @property
-    def pin(self) -> Pin:
-        return self._pin
-
     def pread(self, offset: int, length: int) -> bytes:
         end = min(offset + length, self.size)
         with self._call("read", self.location) as call:
