@@ -17,7 +17,7 @@ from app.qemu.bridge.durable import PatientWriter
 from app.qemu.bridge.image import WritableImage
 from app.qemu.bridge.judged import JudgedBytes
 from app.qemu.bridge.patience import Patience
-from app.qemu.bridge.workers import Workers
+from app.qemu.workers import Workers
 from probes.errors import Cancelled, Changed, Denied, FarbootError, Unreachable
 from probes.reader import Pin, Writer
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from app.qemu.bridge.patience import Patience, PatientReader
-from app.qemu.bridge.workers import Workers
+from app.qemu.workers import Workers
 from probes.errors import Changed, Denied, FarbootError, NotFound, TimedOut, Unreachable
 from probes.reader import Pin, Reader
 

@@ -7,17 +7,13 @@ had from it.
 
 import asyncio
 import contextlib
-import ctypes
-import os
 import signal
-import socket
-import stat
-from collections.abc import Iterator
 
 from app.qemu.agent.answers import REFUSED, OneKey
-from app.qemu.bridge.workers import Workers
+from app.qemu.helper import die_with_parent, listening
+from app.qemu.workers import Workers
 from probes.credentials import Credentials
-from probes.errors import Cancelled, FarbootError, NotFound
+from probes.errors import FarbootError, NotFound
 from probes.location import Location
 from probes.ssh.config import resolve
 from probes.ssh.identities import Identity, candidates, load
@@ -29,7 +25,6 @@ AT_ONCE = 4
 """Connections and signatures; libssh uses one."""
 SIGNING = 55.0
 """Seconds that the person's agent may take: somebody may have to touch something. QEMU waits 60."""
-_PR_SET_PDEATHSIG = 1
 _LOOKING = 5.0
 
 
@@ -46,7 +41,7 @@ def serve(
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # until there is a socket there is nothing to clear
-    _die_with_parent(os.getppid() if parent is None else parent)
+    die_with_parent(parent, "the ssh agent")
     asyncio.run(_serve_until_told(socket_path, one_key(location, credentials, key)))
 
 
@@ -87,7 +82,7 @@ async def _serve_until_told(socket_path: str, key: OneKey) -> None:
         conversations.add(task)
         task.add_done_callback(conversations.discard)
 
-    with _listening(socket_path) as listener:
+    with listening(socket_path) as listener:
         server = await asyncio.start_unix_server(begin, sock=listener)
         await told.wait()
         server.close()
@@ -111,37 +106,3 @@ async def _converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, 
                 answer = REFUSED
         writer.write(string(answer))
         await writer.drain()
-
-
-@contextlib.contextmanager
-def _listening(path: str) -> Iterator[socket.socket]:
-    """A listening socket at `path`, which appears there only once it listens, and goes with it. Raises FarbootError."""
-    unready = f"{path}~"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener, contextlib.ExitStack() as undo:
-        try:
-            is_private = stat.S_IMODE(os.stat(os.path.dirname(path) or ".").st_mode) & 0o077 == 0
-            umask = os.umask(0o111 if is_private else 0o177)  # not chmod: another file could lie there by then
-            try:
-                listener.bind(unready)
-            finally:
-                os.umask(umask)
-            undo.callback(_remove, unready)
-            listener.listen(AT_ONCE)
-            listener.setblocking(False)
-            os.rename(unready, path)
-            undo.callback(_remove, path)
-        except OSError as error:
-            raise FarbootError("listen on", path, error.strerror or str(error)) from None
-        yield listener
-
-
-def _remove(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
-
-
-def _die_with_parent(parent: int) -> None:
-    """Have the kernel end this process when its parent does. Raises Cancelled if it is already gone."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        raise Cancelled("start", "the ssh agent", "whoever started it is gone")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.qemu.bridge.patience import PATIENCE, Patience, PatientReader, Way
-from app.qemu.bridge.workers import Workers
+from app.qemu.workers import Workers
 from probes.reader import Writer
 
 REMEMBERED = 64 << 20

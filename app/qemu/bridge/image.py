@@ -7,7 +7,7 @@ from app.qemu.bridge.durable import PatientWriter
 from app.qemu.bridge.judged import JudgedBytes
 from app.qemu.bridge.patience import PATIENCE, Patience, PatientReader
 from app.qemu.bridge.pieces import Pieces
-from app.qemu.bridge.workers import Workers, look_at
+from app.qemu.workers import Workers, look_at
 from probes.errors import Changed
 from probes.reader import Reader, Writer
 
@@ -34,7 +34,7 @@ class BridgedImage:
         self._size = size
         self._judged = judged
         self._patient = patient
-        self._pieces = Pieces(self._fetch, size)
+        self._pieces = Pieces(self._fetch, size, patient.distance)
 
     @property
     def size(self) -> int:

@@ -6,15 +6,18 @@ it has compared with what was judged. An image that has changed is given up for 
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from app.qemu.bridge.workers import Workers, look_at
+from app.qemu.bridge.distance import Distance
+from app.qemu.workers import Workers, look_at
 from probes.errors import BadAnswer, Changed, Crashed, FarbootError, TimedOut, Unreachable
 from probes.reader import Reader
 
 _T = TypeVar("_T")
+_SHORT = 64 << 10  # bytes: of a longer read the line's width tells more than its length
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,8 @@ class PatientReader:
         self._patience = patience
         self._renewal: asyncio.Task[None] | None = None
         self._away_since: float | None = None
+        self.distance = Distance()
+        """How near the storage is, by the reads that went well."""
         self.changed: Changed | None = None
         """What every read raises, once the image is known to have changed."""
 
@@ -162,7 +167,9 @@ class PatientReader:
             raise
 
     async def _read(self, way: Way, offset: int, length: int) -> bytes:
-        data = await self.use(way, way.reader.pread, offset, length)
+        data, seconds = await self.use(way, _timed_read, way.reader, offset, length)
+        if length <= _SHORT:
+            self.distance.note(seconds)
         if len(data) != length:
             raise Changed("read", "the image", f"{len(data)} bytes came instead of {length} at {offset}")
         return data
@@ -197,3 +204,10 @@ class PatientReader:
             seconds = asyncio.get_running_loop().time() - self._away_since
             self._away_since = None
             self._tell(f"reading goes on after {seconds:.0f} s")
+
+
+def _timed_read(reader: Reader, offset: int, length: int) -> tuple[bytes, float]:
+    """Read, and tell how many seconds that took by itself: waiting for a thread says nothing about the storage."""
+    began = time.perf_counter()
+    data = reader.pread(offset, length)
+    return data, time.perf_counter() - began

@@ -4,6 +4,9 @@ A miss is fetched in whole pieces, several neighbours by one request; what is al
 asked for again; and a reader that goes straight ahead finds the next pieces fetched before it asks. How far ahead is
 learnt: nothing for a random reader, and twice as much each time a straight one catches up, to `FURTHEST_AHEAD`.
 
+Where the storage is near, a whole piece costs more than it saves: there a short read that is not part of a straight one
+is passed on as it is, and only what lies where something was read before brings its piece.
+
 Memory: at most `CACHE` for pieces, `AHEAD_RUNS` runs of read-ahead, and what clients wait for (which
 `app.qemu.bridge.nbd` bounds).
 """
@@ -13,7 +16,8 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from app.qemu.bridge.workers import look_at
+from app.qemu.bridge.distance import Distance
+from app.qemu.workers import look_at
 
 PIECE = 64 << 10
 """Bytes. A power of two; large enough to be worth a round trip, small enough to cost a random reader little."""
@@ -25,6 +29,8 @@ AHEAD_RUNS = 4
 NEAR = 1 << 20
 """Bytes: reads that are in flight together lie within it, if they are part of the same."""
 _STREAMS = 32
+_TOUCHED = 512
+"""Pieces of which is remembered that something of them was read."""
 
 Fetch = Callable[[int, int], Awaitable[bytes]]
 
@@ -44,13 +50,14 @@ class _Stream:
     QEMU does not keep the order of what it has in flight, so straight is what covers most of the way it makes.
     """
 
-    __slots__ = ("ahead", "end", "read", "start", "window")
+    __slots__ = ("ahead", "end", "is_straight", "read", "start", "window")
 
     def __init__(self, offset: int, end: int) -> None:
         self.start = offset
         self.end = end
         self.read = end - offset
         self.window = 0
+        self.is_straight = False  # nobody knows after one read
         self.ahead = end
         """Up to where was looked ahead."""
 
@@ -66,8 +73,8 @@ class _Stream:
         if self.end - self.start > 4 * NEAR:  # what was long ago counts for less
             self.start += (self.end - self.start) // 2
             self.read //= 2
-        is_straight = 2 * self.read >= self.end - self.start
-        if not has_advanced or not is_straight or self.ahead - self.end > self.window // 2:
+        self.is_straight = 2 * self.read >= self.end - self.start
+        if not has_advanced or not self.is_straight or self.ahead - self.end > self.window // 2:
             return False
         self.window = min(max(2 * self.window, end - offset, PIECE), FURTHEST_AHEAD)
         self.ahead = max(self.ahead, self.end - NEAR)
@@ -77,13 +84,16 @@ class _Stream:
 class Pieces:
     """The bytes of something `size` long, through a cache, from `fetch(offset, length)`.
 
-    `fetch` returns exactly what it is asked for, or raises; it decides about trying again. Whoever writes tells, when
-    it is done and before it says so to anyone, by `written` or `forget`. For one event loop.
+    `fetch` returns exactly what it is asked for, or raises; it decides about trying again. `distance` tells whether the
+    storage is near. Whoever writes tells, when it is done and before it says so to anyone, by `written` or `forget`.
+    For one event loop.
     """
 
-    def __init__(self, fetch: Fetch, size: int) -> None:
+    def __init__(self, fetch: Fetch, size: int, distance: Distance | None = None) -> None:
         self._fetch = fetch
         self._size = size
+        self._distance = distance or Distance()
+        self._touched: OrderedDict[int, None] = OrderedDict()
         self._kept: OrderedDict[int, bytes] = OrderedDict()
         self._coming: dict[int, _Run] = {}
         self._streams: list[_Stream] = []  # the one used last comes first
@@ -92,11 +102,16 @@ class Pieces:
     def read(self, offset: int, length: int) -> bytes | Awaitable[bytes]:
         """Return the `length` bytes at `offset`, all of which lie inside: at once if the cache has them.
 
-        What has to be fetched is asked for before this returns. Awaiting it raises what `fetch` raises.
+        Awaiting it raises what `fetch` raises.
         """
         end = offset + length
-        sources = self._sources(range(offset // PIECE, -(-end // PIECE)))
-        self._look_ahead(offset, end)
+        stream, is_time = self._followed(offset, end)
+        indices = range(offset // PIECE, -(-end // PIECE))
+        if self._distance.is_near and length < PIECE and not stream.is_straight and self._are_new(indices):
+            return self._fetch(offset, length)
+        sources = self._sources(indices)
+        if is_time:
+            self._fetch_ahead(stream)
         parts = [(start, source) for start, source in sources if isinstance(source, bytes)]
         if len(parts) == len(sources):
             return _cut(parts, offset, end)
@@ -176,18 +191,28 @@ class Pieces:
         run = self._coming.get(index)
         return run is not None and run.task is asyncio.current_task()
 
-    def _look_ahead(self, offset: int, end: int) -> None:
-        """Note that `offset` to `end` is being read, and fetch what a straight reader will want next."""
+    def _are_new(self, indices: range) -> bool:
+        """Whether nothing of these pieces was read lately, nor is there; from now on it was."""
+        are_new = True
+        for index in indices:
+            are_new = are_new and not (index in self._touched or index in self._kept or index in self._coming)
+            self._touched[index] = None
+        while len(self._touched) > _TOUCHED:
+            self._touched.popitem(last=False)
+        return are_new
+
+    def _followed(self, offset: int, end: int) -> tuple[_Stream, bool]:
+        """Note that `offset` to `end` is being read: as part of what, and whether it is time to look further ahead."""
         for stream in self._streams:
             if stream.is_near(offset):
                 if self._streams[0] is not stream:
                     self._streams.remove(stream)
                     self._streams.insert(0, stream)
-                if stream.read_on(offset, end):
-                    self._fetch_ahead(stream)
-                return
-        self._streams.insert(0, _Stream(offset, end))
+                return stream, stream.read_on(offset, end)
+        stream = _Stream(offset, end)
+        self._streams.insert(0, stream)
         del self._streams[_STREAMS:]
+        return stream, False
 
     def _fetch_ahead(self, stream: _Stream) -> None:
         index = -(-stream.ahead // PIECE)

@@ -16,22 +16,19 @@ MiB, at most), the cache (32 MiB, `app.qemu.bridge.pieces`), what clients wait f
 
 import asyncio
 import contextlib
-import ctypes
 import functools
 import json
-import os
 import signal
-import socket
-import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from app.qemu.bridge.image import BridgedImage, WritableImage
 from app.qemu.bridge.judged import Expected, WritingSource, judge, open_again, open_pinned
 from app.qemu.bridge.nbd import serve_clients
 from app.qemu.bridge.patience import PATIENCE, Patience
+from app.qemu.helper import die_with_parent, listening
 from probes.credentials import Credentials
-from probes.errors import Cancelled, FarbootError
+from probes.errors import FarbootError
 from probes.location import Location
 from probes.source import DEADLINE
 
@@ -39,7 +36,6 @@ __all__ = ["BridgedImage", "Expected", "Patience", "credentials_from_stdin", "se
 
 _MOST_CREDENTIALS = 1 << 20
 _MOST_LINES = 200
-_PR_SET_PDEATHSIG = 1
 
 
 def serve(
@@ -65,7 +61,7 @@ def serve(
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # until there is a socket there is nothing to clear
-    _die_with_parent(os.getppid() if parent is None else parent)
+    die_with_parent(parent, "the bridge")
     if write:
         _unwind_when_told()
     with contextlib.ExitStack() as stack:
@@ -137,7 +133,7 @@ async def _serve_until_told(path: str, make_image: Callable[[], BridgedImage]) -
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell's background jobs have it
             loop.add_signal_handler(number, told.set)
-    with contextlib.closing(make_image()) as image, _listening(path) as listener:
+    with contextlib.closing(make_image()) as image, listening(path) as listener:
         serving = asyncio.create_task(serve_clients(listener, image))
         await told.wait()
         serving.cancel()
@@ -157,39 +153,3 @@ class _Teller:
             with contextlib.suppress(OSError):  # nobody listens any more: not the guest's trouble
                 sys.stderr.write(f"farboot bridge: {text}\n")
                 sys.stderr.flush()
-
-
-@contextlib.contextmanager
-def _listening(path: str) -> Iterator[socket.socket]:
-    """A listening socket at `path`, which appears there only once it listens, and goes with it. Raises FarbootError."""
-    unready = f"{path}~"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener, contextlib.ExitStack() as undo:
-        try:
-            folder = os.stat(os.path.dirname(path) or ".")
-            is_private = stat.S_IMODE(folder.st_mode) & 0o077 == 0
-            # By umask, not chmod: there is no moment at which another file could lie at that path.
-            umask = os.umask(0o111 if is_private else 0o177)
-            try:
-                listener.bind(unready)
-            finally:
-                os.umask(umask)
-            undo.callback(_remove, unready)
-            listener.listen(16)
-            listener.setblocking(False)
-            os.rename(unready, path)
-            undo.callback(_remove, path)
-        except OSError as error:
-            raise FarbootError("listen on", path, error.strerror or str(error)) from None
-        yield listener
-
-
-def _remove(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
-
-
-def _die_with_parent(parent: int) -> None:
-    """Have the kernel end this process when its parent does. Raises Cancelled if it is already gone."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        raise Cancelled("start", "the bridge", "whoever started it is gone")
