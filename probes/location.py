@@ -129,6 +129,14 @@ class Location:
         return names[-1] if names else (self.host or self.scheme)
 
     @property
+    def title(self) -> str:
+        """`name`, or more where that alone tells a person nothing: a LUN says of which target."""
+        names = self.names
+        if self.scheme == "iscsi" and len(names) == 2:
+            return f"{names[0].rpartition(':')[2] or names[0]} LUN {names[1]}"
+        return self.name
+
+    @property
     def decoded_path(self) -> str:
         """The path as the server's file system spells it, undecodable bytes as surrogates."""
         return self.path if self.scheme in {"file", "host_device", "rbd"} else _unquote(self.path)
@@ -336,7 +344,8 @@ def _parse_rbd(text: str) -> tuple[Location, Credentials]:
     path, options, key = parts[0] if parts else "", [], None
     for option in parts[1:]:
         name, _, value = option.partition("=")
-        name = re.sub(r"(?s)\\(.)", r"\1", name)
+        # As librados reads names of options: blanks and dashes are underscores, and capitals are small.
+        name = re.sub(r"(?s)\\(.)", r"\1", name).strip().replace(" ", "_").replace("-", "_").lower()
         if name == "key":
             key = Secret(re.sub(r"(?s)\\(.)", r"\1", value))
         elif name == "keyfile":

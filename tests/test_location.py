@@ -124,6 +124,11 @@ class TestExamples:
     )
     def test_what_a_place_is_called(self, text: str, name: str) -> None:
         assert parsed(text).name == name
+        assert parsed(text).title == name
+
+    def test_a_lun_is_called_by_its_target_as_well(self) -> None:
+        assert parsed("iscsi://h/iqn.2026-01.org.example:disks/1").title == "disks LUN 1"
+        assert parsed("iscsi://h/iqn.2026-01.org.example/0").title == "iqn.2026-01.org.example LUN 0"
 
     @pytest.mark.parametrize(
         ("text", "container"),
@@ -251,6 +256,7 @@ class TestSecrets:
             (f"iscsi://h/iqn/1?target_user=a&target_password={SECRET}", "query"),
             (f"rbd:p/i:id=me:key={SECRET}", "key"),
             (f"rbd:p/i:key={SECRET}:id=me", "key"),
+            (f"rbd:p/i: KEY={SECRET}", "key"),
             (rf"rbd:p/i:k\ey={SECRET}", "key"),
             (f"https://b.s3.amazonaws.com/a?X-Amz-Expires=9&X-Amz-Signature={SECRET}", "query"),
             (f"https://a.blob.core.windows.net/c/a.vhd?sv=2020&sp=r&sig={SECRET}", "query"),

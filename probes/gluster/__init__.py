@@ -1,0 +1,1 @@
+"""GlusterFS, by libgfapi: what `probes.sources.gluster` is made of."""

@@ -1,0 +1,1 @@
+"""NBD, by libnbd: what `probes.sources.nbd` is made of."""
