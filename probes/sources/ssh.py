@@ -41,12 +41,17 @@ from probes.reader import Pin, Writer
 from probes.source import DEADLINE, Source
 from probes.ssh import replies as protocol
 from probes.ssh.config import resolve
-from probes.ssh.for_qemu import host_key, sha256_hex, why_bridge
+from probes.ssh.for_qemu import host_key, sha256_hex, why_bridge, why_far
 from probes.ssh.host import Host
 from probes.ssh.login import Connection, connect
 from probes.ssh.replies import Attributes, SftpError
 from probes.ssh.sftp import Sftp
 from probes.ssh.wire import Malformed, raw
+
+_UNSAFE = (
+    "the server cannot be asked to write to its disk (its SFTP lacks fsync@openssh.com):"
+    " should its host crash, what the guest wrote last may be lost"
+)
 
 
 class SshSource(Source):
@@ -99,18 +104,23 @@ class SshSource(Source):
         opening = self.open_for_writing if mode is Mode.WRITE else self.open
         with opening(location) as reader, self._told(tried, location):
             pin, path = reader.pin, reader.path
-            whole = Attachment(location, Route.BRIDGE, pin, writable=True, trusted=True)
+            notes: tuple[str, ...] = (_UNSAFE,) if mode is Mode.WRITE and not reader.can_flush else ()
+            whole = Attachment(location, Route.BRIDGE, pin, writable=True, trusted=True, notes=notes)
             if qemu.route is RouteWish.BRIDGE:
                 return replace(whole, why="the bridge was asked for")
+            may_choose = qemu.route is RouteWish.AUTO and mode is Mode.SNAPSHOT  # the bridge writes raw images only
+            far = why_far(reader, location) if may_choose else ""
             with self._call(tried, location) as call:
                 connection = self._host(location).connection(call)
                 blob, why = host_key(connection, call)
-        why = why_bridge(connection, path, qemu) or why
+        why = why_bridge(connection, path, qemu) or why or far
         if why:
             if qemu.route is RouteWish.DIRECT:
                 raise Unsupported(tried, location, why, "choose the route auto or bridge")
             return replace(whole, why=why)
         target, identity = connection.target, connection.login.identity
+        if identity and not identity.agent and self.credentials.passphrase is not None:
+            notes += (f"QEMU started by hand would want this key in an agent: ssh-add {identity.path}",)
         node = {
             "driver": "ssh",
             "server": {"host": target.host, "port": str(target.port)},
@@ -118,7 +128,8 @@ class SshSource(Source):
             "path": _text(path),
             "host-key-check": {"mode": "hash", "type": "sha256", "hash": sha256_hex(blob)},
         }
-        return replace(whole, route=Route.DRIVER, node=node, agent_key=identity.fingerprint if identity else "")
+        key = identity.fingerprint if identity else ""
+        return replace(whole, route=Route.DRIVER, node=node, agent_key=key, notes=notes)
 
     def remember_host_key(self, location: Location) -> str:
         """Write the key of `location`'s host, which was found good, into the person's known_hosts file; return the
@@ -230,6 +241,11 @@ class SshReader(Writer):
             if offset < 0 or offset + len(data) > self._pin.size:
                 raise BadAnswer("write", self._location, "the bytes lie outside of the image")
             self._sftp.write(self._handle, offset, data)
+
+    @property
+    def can_flush(self) -> bool:
+        """Whether `flush` reaches the server's disk, and not only the server."""
+        return self._sftp.can_sync
 
     def flush(self) -> None:
         with self._used("write"):

@@ -16,7 +16,8 @@ from app.qemu.boot.script import script
 from app.qemu.host.find import find_host, fresh_host
 from app.qemu.options import Host, Network, Options
 from app.qemu.sessions.session import SessionState, find, launch, sessions, stop
-from app.qemu.steps import BootPlan, Layer, StartAgent, StartQemu
+from app.qemu.sessions.start import in_its_place
+from app.qemu.steps import BootPlan, Layer, StartAgent, StartBridge, StartQemu
 from probes.attachment import Attachment, Mode, Route, SecretSlot, Tls
 from probes.credentials import Secret
 from probes.errors import FarbootError
@@ -254,3 +255,20 @@ def test_a_plan_that_writes_by_the_bridge_tells_the_bridge(image: Path) -> None:
     planned = plan([layer], Options(mode=Mode.WRITE), HOST)
     (bridge,) = [step for step in planned.steps if isinstance(step, StartBridge)]
     assert bridge.argv[-3:] == ("--write", "--", "rbd:pool/image")
+
+
+def test_a_bridge_that_ended_while_its_guest_wrote_comes_back_without_what_was_judged() -> None:
+    words = ("farboot", "bridge", "--size=512", "--validator=v1", "--head=abc", "--format=raw")
+    place = Location("sheepdog", "host", "/disk")
+    written = StartBridge("bridge.sock", place, (*words, "--write", "--", str(place)))
+    assert in_its_place(written).argv == (
+        "farboot",
+        "bridge",
+        "--size=512",
+        "--format=raw",
+        "--write",
+        "--",
+        str(place),
+    )
+    read = replace(written, argv=(*words, "--", str(place)))
+    assert in_its_place(read) == read

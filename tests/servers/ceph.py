@@ -64,6 +64,7 @@ log file = {folder}/osd.log
 osd objectstore = memstore
 memstore device bytes = 4294967296
 osd data = {folder}/osd
+osd fast shutdown = false
 osd journal =
 osd class load list = *
 osd class default list = *
@@ -92,6 +93,7 @@ class Ceph:
         self.ports: tuple[int, int] = (0, 0)
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith("CEPH_")} | {"CEPH_CONF": self.conf}
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
+        self._monitor_data = self.folder
         self._cluster: Any = None
 
     # Its life
@@ -123,6 +125,19 @@ class Ceph:
         if (daemon := self._daemons.pop(name, None)) is not None:
             daemon.kill()
             daemon.wait()
+
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """No daemon runs meanwhile. They come back with all that the cluster holds."""
+        for name in ("osd", "mon"):  # in this order: it lays its memory down on SIGTERM, having told the monitor
+            daemon = self._daemons.pop(name)
+            daemon.terminate()
+            daemon.wait()
+        try:
+            yield
+        finally:
+            self._spawn("mon", "ceph-mon", "--id", "a", "--mon-data", str(self._monitor_data))
+            self._spawn("osd", "ceph-osd", "--id", "0")
 
     @contextlib.contextmanager
     def paused_osd(self) -> Iterator[None]:
@@ -268,7 +283,7 @@ class Ceph:
             self.ports = _free_ports()
             fsid = str(uuid.uuid4())
             Path(self.conf).write_text(_CONF.format(fsid=fsid, folder=self.folder, v2=self.ports[0], v1=self.ports[1]))
-            data = self.folder / f"mon-{attempt}"
+            data = self._monitor_data = self.folder / f"mon-{attempt}"
             self._make_monitor(fsid, data)
             daemon = self._spawn("mon", "ceph-mon", "--id", "a", "--mon-data", str(data))
             try:

@@ -64,6 +64,16 @@ class Tgt:
             self._server = None
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def kill(self) -> None:
+        """End it as a crash would; it forgets its targets."""
+        assert self._server is not None
+        self._server.kill()
+
+    def restart(self) -> None:
+        """Bring it up again after `kill`, at the same port and without any target."""
+        self._server = self._made(self.port).start()
+        self._ids = itertools.count(1)
+
     @property
     def pid(self) -> int:
         """tgtd's process."""

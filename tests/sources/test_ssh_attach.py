@@ -11,6 +11,8 @@ from probes.credentials import NO_CREDENTIALS, Credentials, Secret
 from probes.errors import Denied, Unsupported
 from probes.location import Location
 from probes.sources.ssh import SshSource
+from probes.ssh.sftp import Sftp
+from tests.servers.faults import FaultyProxy
 from tests.servers.sshd import USER, Agent, Sshd, SshHome, make_key, print_of, public, start_sshd
 
 QEMU = QemuFacts((7, 2, 22), frozenset({"ssh", "nbd", "raw"}))
@@ -141,6 +143,21 @@ def test_the_bridge_can_be_asked_for(home: SshHome, sshd: Sshd, image: Path) -> 
     assert home.ssh.is_dir()
 
 
+def test_a_server_far_away_takes_the_bridge_unless_the_driver_is_asked_for_or_it_is_written(
+    home: SshHome, sshd: Sshd, image: Path
+) -> None:
+    with FaultyProxy(sshd.port) as proxy:
+        home.trust(sshd.known(port=proxy.port))
+        proxy.latency = 0.02
+        address = f"{USER}@127.0.0.1:{proxy.port}"
+        found = attached(sshd, image, authority=address)
+        assert found.route is Route.BRIDGE
+        assert "ms away" in found.why
+        direct = QemuFacts(QEMU.version, QEMU.drivers, RouteWish.DIRECT)
+        assert attached(sshd, image, direct, authority=address).route is Route.DRIVER
+        assert attached(sshd, image, mode=Mode.WRITE, authority=address).route is Route.DRIVER
+
+
 def test_a_jump_host_takes_the_bridge(home: SshHome, sshd: Sshd, image: Path, tmp_path: Path) -> None:
     jump = start_sshd(tmp_path / "jump", "AllowTcpForwarding yes")
     with jump.server:
@@ -205,3 +222,14 @@ def test_the_short_form_of_qemu_pins_the_host_key_too(home: SshHome, sshd: Sshd,
     wrong, credentials = Location.parse(pinned[:-2] + "00")
     with SshSource(credentials) as source, pytest.raises(Denied):
         source.stat(wrong)
+
+
+def test_a_server_that_cannot_flush_is_told_of_before_it_is_written(
+    home: SshHome, sshd: Sshd, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As servers other than OpenSSH are, of which there is none here."""
+    assert home.ssh.is_dir()
+    assert attached(sshd, image, mode=Mode.WRITE).notes == ()
+    monkeypatch.setattr(Sftp, "can_sync", False)
+    assert "lacks fsync" in attached(sshd, image, mode=Mode.WRITE).notes[0]
+    assert attached(sshd, image).notes == ()

@@ -1,4 +1,4 @@
-"""What the tests of whole storage systems share: QEMUs that lack a driver."""
+"""What the tests of whole storage systems share: QEMUs that lack a driver, and a folder with the tiny guest."""
 
 import os
 import shutil
@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from app.demo.guest import GuestImages
 from app.qemu.host.binary import find_qemu, find_qemu_img, module_folders
+
+
+@pytest.fixture
+def images(open_folder: Callable[[str], Path], tiny_guest: GuestImages) -> Path:
+    """A folder that every server can serve, with the tiny guest in it."""
+    folder = open_folder("images")
+    shutil.copy(tiny_guest.raw, folder / "tiny.img")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -49,7 +49,7 @@ class TestWriting:
         session = boots(farboot, Stored(sheep.vdi("tiny"), "", "tiny"), "--write", "--yes")
         second = farboot("boot", sheep.vdi("tiny"), "--write", "--yes")
         assert second.returncode != 0
-        assert "locked" in second.stderr
+        assert f"another guest of this host uses it: {session}" in second.stderr
         with SheepdogSource() as source, pytest.raises(Denied, match="locked"):
             source.open_for_writing(at(sheep.vdi("tiny")))
         assert farboot("stop", "--force", session).returncode == 0

@@ -54,6 +54,7 @@ def look_for_others(step: CheckUnused, credentials: Credentials, own: str) -> No
     """
     from probes.host.use import use_of
     from probes.known.guests import owners
+    from probes.known.here import users_here
 
     us = known(own)
     if rivals := [info.id for info in guests_of(step.location) if info.id != own and _came_first(info, us)]:
@@ -61,7 +62,7 @@ def look_for_others(step: CheckUnused, credentials: Credentials, own: str) -> No
     if step.location.scheme in {"file", "host_device"}:
         users = use_of(step.location.path, family=True).users
     else:
-        users = _seen(step, credentials)
+        users = (*_seen(step, credentials), *users_here(step.location))
     users += tuple(str(owner) for owner in owners(step.location) if owner.may_run)
     if len(users) > step.ours:
         why = f"somebody else opened it meanwhile: {'; '.join(users)}"

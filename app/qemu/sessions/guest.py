@@ -9,6 +9,7 @@ from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import replace
 
+from app.qemu.bridge.patience import WAITS
 from app.qemu.sessions import folders, start
 from app.qemu.sessions.child import Child
 from app.qemu.sessions.folders import Folder
@@ -16,14 +17,19 @@ from app.qemu.sessions.renewal import Renewal
 from app.qemu.sessions.serial import SerialLine, SerialLog
 from app.qemu.sessions.start import Helper, Machinery, Order
 from app.qemu.sessions.wire import SessionInfo, SessionState, to_line
-from probes.errors import Cancelled, FarbootError
+from app.qemu.steps import StartBridge
+from probes.errors import Cancelled, FarbootError, TimedOut
 from probes.text import clean
 
 POWERDOWN_PATIENCE, POWERDOWN_AGAIN = 20.0, 4.0
 """Seconds that a guest has to shut itself down before QEMU is told to quit, and when it is asked again."""
 QUIT_PATIENCE = 5.0
-RETRY_FIRST, RETRY_LONGEST, RETRY_FORGOTTEN = 1.0, 30.0, 60.0
+RETRY_FIRST, RETRY_LONGEST, RETRY_FORGOTTEN = 1.0, 10.0, 60.0
 """Seconds: how soon a guest that stopped on an I/O error goes on, at least, at most, and when that is past."""
+PULSE = 5.0
+"""Seconds between two looks at whether QEMU still answers, and its bridge reads."""
+SILENT = "QEMU does not answer: a server that it reads from may be away"
+"""What is told where a driver stops all of QEMU until its server answers, as libssh does."""
 _ERROR_LENGTH = 500
 _PICTURE_LIMIT = 64 << 20
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -85,6 +91,7 @@ class Guest:
         self._running = True
         self.tell(SessionState.RUNNING)
         self._begin(self._follow_events())
+        self._begin(self._feel_pulse())
         for step, helper in self._machinery.helpers.items():
             self._begin(self._keep_helper(step, helper))
 
@@ -126,11 +133,19 @@ class Guest:
         self.tell(SessionState.STOPPING)
         if not force and can_listen and await self._press_power_button():
             return
-        if await self._ask("quit") and await self._is_over(QUIT_PATIENCE):
+        if await self._quit():
             return
         if self._machinery.qemu is not None:
             self._machinery.qemu.kill()
         await self.over.wait()
+
+    async def _quit(self) -> bool:
+        """Tell QEMU to quit; whether it did. It first waits for all I/O, and while a server is away that means ever."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(QUIT_PATIENCE):
+                if await self._ask("quit"):
+                    await self.over.wait()
+        return self.over.is_set()
 
     async def _press_power_button(self) -> bool:
         """Press it, and again now and then: a guest that is still coming up does not hear it. Whether it went off."""
@@ -175,6 +190,28 @@ class Guest:
             elif name == "GUEST_PANICKED":
                 self.tell(self.info.state, "the guest panicked")
 
+    async def _feel_pulse(self) -> None:
+        """Tell what no event says: that QEMU does not answer, or that the bridge waits for its server."""
+        assert self._machinery.monitor is not None
+        told = ""
+        while True:
+            await asyncio.sleep(PULSE)  # the pulse itself
+            try:
+                await self._machinery.monitor.execute("query-status")
+                trouble = self._bridge_waits_for()
+            except TimedOut:
+                trouble = SILENT
+            except FarbootError:  # it is gone
+                return
+            if trouble != self.info.error and self.info.error in {"", told}:
+                self.tell(self.info.state, trouble)
+            told = trouble
+
+    def _bridge_waits_for(self) -> str:
+        """What the bridge says that it waits for; empty if for nothing."""
+        said = [helper.last_words for step, helper in self._machinery.helpers.items() if isinstance(step, StartBridge)]
+        return next((words.removeprefix("farboot bridge: ") for words in said if words.endswith(WAITS)), "")
+
     async def _go_on_later(self, data: Mapping[str, object]) -> None:
         """After an I/O error: let the guest go on, again and again, ever less often."""
         recent = bool(self._retried) and time.monotonic() - self._retried < RETRY_FORGOTTEN
@@ -212,7 +249,9 @@ class Guest:
             delay = min(delay * 2, RETRY_LONGEST)
             self._machinery.folder.remove(step.socket)
             try:
-                helper = await start.start_helper(step, self.order.credentials, self._machinery.folder)
+                helper = await start.start_helper(
+                    start.in_its_place(step), self.order.credentials, self._machinery.folder
+                )
             except FarbootError as error:
                 self.tell(self.info.state, error.why)
                 continue

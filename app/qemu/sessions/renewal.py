@@ -14,7 +14,9 @@ from probes.errors import FarbootError
 NEVER_BACK: Mapping[str, str] = {
     "ssh": "libssh's session ends with its connection, and the driver opens no other",
 }
-"""Protocol drivers whose node is dead for good once its connection broke, and why."""
+"""Protocol drivers whose node is dead for good once its connection broke, and why. All others find back, the latest
+when the guest tries again (`tests/systems/test_outages.py`).
+"""
 
 Node = Mapping[str, object]
 

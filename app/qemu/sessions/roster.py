@@ -1,17 +1,16 @@
 """The sessions of this host: read from their folders, without asking their supervisors, and the dead ones buried."""
 
 import json
-import os
-import stat
 import time
 from contextlib import suppress
 from dataclasses import replace
 
 from app.qemu.sessions import folders
 from app.qemu.sessions.folders import Folder
+from app.qemu.sessions.sameness import same_as
 from app.qemu.sessions.wire import SessionInfo, SessionState, to_line
 from probes.attachment import Mode
-from probes.errors import BadLocation, FarbootError, NotFound
+from probes.errors import FarbootError, NotFound
 from probes.location import Location
 
 STORY_KEPT = 3600.0
@@ -46,11 +45,11 @@ def sessions() -> list[SessionInfo]:
 def guests_of(location: Location, mode: Mode | None = None) -> list[SessionInfo]:
     """Return the guests of this host that have the image at `location`, of that mode only if one is given.
 
-    They are compared by what can be told from their locations: two names of one server are two places.
+    `app.qemu.sessions.sameness` says when two locations are one image.
     """
-    place = _place(location)
     alive = [info for info in _sessions_if_any() if not info.is_over and (mode is None or info.mode == mode.value)]
-    return [info for info in alive if _place_of(info.location) == place]
+    same = same_as(location, [info.location for info in alive])
+    return [info for info, is_same in zip(alive, same, strict=True) if is_same]
 
 
 def sweep() -> None:
@@ -109,34 +108,6 @@ def _sessions_if_any() -> list[SessionInfo]:
         return sessions()
     except FarbootError:  # the folder of sessions cannot be used: nobody has started any there
         return []
-
-
-def _place_of(text: str) -> tuple[object, ...]:
-    try:
-        return _place(Location.parse(text)[0])
-    except BadLocation:  # of another version of Farboot
-        return (text,)
-
-
-def _place(location: Location) -> tuple[object, ...]:
-    """What is equal for two locations of one image, whatever options and user they are reached with."""
-    if location.scheme in {"file", "host_device"}:
-        return _local(location.path)
-    if location.scheme == "rbd":
-        options = (option for option in location.query.split(":") if option.startswith(("conf=", "mon_host=")))
-        return ("rbd", location.names, *sorted(options))
-    scheme = "ssh" if location.scheme == "sftp" else location.scheme
-    query = location.query if scheme.endswith("+unix") else ""
-    return (scheme, location.host.lower(), location.port, location.decoded_path, query)
-
-
-def _local(path: str) -> tuple[object, ...]:
-    whole = os.path.realpath(path)
-    try:
-        found = os.stat(whole)
-    except OSError:
-        return (whole,)
-    return ("device", found.st_rdev) if stat.S_ISBLK(found.st_mode) else ("file", found.st_dev, found.st_ino)
 
 
 def _read_state(root: Folder, folder: Folder, name: str) -> SessionInfo | None:

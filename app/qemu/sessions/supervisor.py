@@ -80,7 +80,7 @@ def _settle(order: Order) -> tuple[Guest, socket.socket]:
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listening.bind(session.reach(folders.CONTROL))
         listening.listen(control.MOST_CLIENTS)
-        info = SessionInfo("", str(plan.location), plan.location.name, started=time.time())
+        info = SessionInfo("", str(plan.location), plan.location.title, started=time.time())
         info = replace(info, format=plan.format, route=plan.route, mode=plan.mode)
         info = replace(info, memory=plan.memory, cpus=plan.cpus, network=plan.network)
         while True:
