@@ -98,9 +98,7 @@ class Engine:
                 source.forget(location)
             return source.fetch(location, progress)
 
-    def inspect(
-        self, location: Location, source: Source | None = None, fetch: Progress | None = None
-    ) -> Inspection:
+    def inspect(self, location: Location, source: Source | None = None, fetch: Progress | None = None) -> Inspection:
         """Read a few kilobytes of the image and say what it is.
 
         Where its storage cannot give them without the whole image it is fetched, and `fetch` told how far that is;
@@ -146,7 +144,7 @@ class Engine:
             attachment = _fetching(source, location, fetch, lambda: source.attach(location, facts, options.mode))
             use = _use(source, location) if writing else None
         owned = _owners(location, self._root, self.deadline) if writing else ()
-        use = _with_owners(use, owned)
+        use = _with_others(use, owned, _here(location, self._root, self.deadline) if writing else ())
         if differ(attachment.pin, inspection.pin):
             raise Changed("boot", location, "it changed while it was looked at", "look at it again")
         layer = Layer(attachment, inspection.image, inspection.head, use, _guests(location, options.mode))
@@ -216,10 +214,18 @@ def _owners(location: Location, root: "Root | None", deadline: float) -> "tuple[
     return within(deadline, "see whose disk it is:", location, lambda: owners(location, root))
 
 
-def _with_owners(use: Use | None, owned: "tuple[Owner, ...]") -> Use | None:
-    """Whoever may run with the image as its disk uses it, whether the storage sees that or not."""
-    running = tuple(str(owner) for owner in owned if owner.may_run)
-    return replace(use, users=(*use.users, *running)) if use is not None and running else use
+def _here(location: Location, root: "Root | None", deadline: float) -> tuple[str, ...]:
+    """Who of this host uses it by another way: the kernel, which has mounted it. Raises TimedOut."""
+    from probes.host.files import within
+    from probes.known.here import users_here
+
+    return within(deadline, "see who uses", location, lambda: users_here(location, root))
+
+
+def _with_others(use: Use | None, owned: "tuple[Owner, ...]", here: tuple[str, ...]) -> Use | None:
+    """Whoever may run with the image as its disk uses it, and whoever has it here, which no storage need see."""
+    others = (*here, *(str(owner) for owner in owned if owner.may_run))
+    return replace(use, users=(*use.users, *others)) if use is not None and others else use
 
 
 def _whose(owned: "tuple[Owner, ...]") -> list[str]:

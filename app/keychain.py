@@ -24,10 +24,9 @@ class Server:
     @staticmethod
     def of(location: Location) -> "Server":
         """The server of a location. What is reached with TLS and what is not are two."""
-        address = location.authority.rpartition("@")[2].lower()
         scheme = _ONE_LOGIN.get(location.scheme, location.scheme)
         options = location.query if scheme in {"rbd", "nbd+unix"} else ""
-        return Server(scheme, address, location.user or "", options)
+        return Server(scheme, location.address, location.user or "", options)
 
     def __str__(self) -> str:
         """The server as a URL, for a keyring's list."""

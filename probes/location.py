@@ -178,6 +178,13 @@ class Location:
             return False
         return self.path.endswith("/") or not self.path.strip("/")
 
+    @property
+    def is_snapshot(self) -> bool:
+        """Whether it says itself that it is a snapshot of an image (`rbd:pool/image@snap`, `sheepdog://host/vdi#tag`)."""
+        if self.scheme == "rbd":
+            return rbd_parts(self.path)[1] is not None
+        return self.scheme in _HAS_SNAPSHOTS and "#" in self.path
+
     def child(self, name: str, container: bool = False) -> "Location":
         """The place called `name` (raw) in this one. For URLs and paths; rbd's own are made with `rbd_path`."""
         base = self.path if self.path.endswith("/") else self.path + "/"

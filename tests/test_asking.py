@@ -4,6 +4,16 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
+from app.cli import secrets
+from app.cli.secrets import ask_secret
+from app.engine import Engine
+from probes.attachment import Attachment, Mode, QemuFacts, Route, SecretSlot, Tls
+from probes.credentials import Secret
+from probes.errors import Denied
+from probes.location import Location
+from probes.reader import Pin
 from tests.conftest import Farboot
 from tests.screens.terminal import Terminal
 from tests.servers.sshd import Sshd, SshHome
@@ -64,3 +74,36 @@ def test_a_boot_follows_the_settings_unless_told_otherwise(farboot: Farboot, tmp
     script = farboot("command", str(image)).stdout
     assert "333" in script
     assert "333" not in farboot("command", "--memory=444M", str(image)).stdout
+
+
+class OwnKey:
+    """Stands for a storage whose key its library has from elsewhere, or that lets nobody look without one."""
+
+    def __init__(self, key: str = "") -> None:
+        self.key = key
+
+    def __enter__(self) -> "OwnKey":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    def attach(self, location: Location, _qemu: QemuFacts, _mode: Mode) -> Attachment:
+        if not self.key:
+            raise Denied("open", location, "a shared key is needed", wants=("username", "key"))
+        slot = SecretSlot("tls-creds", Secret(self.key), "shared key", "key")
+        return Attachment(location, Route.DRIVER, Pin(512), {"driver": "nbd"}, tls=Tls(psk=slot, username="alice"))
+
+
+def test_a_shared_key_that_its_storage_knows_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Engine, "open_source", lambda _engine, _location: OwnKey("5ec2e7"))
+    location = Location.parse("nbds://h/disk")[0]
+    assert ask_secret(Engine(), location, "key").reveal() == "5ec2e7"
+
+
+def test_a_secret_is_asked_for_though_nobody_is_let_in_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Engine, "open_source", lambda _engine, _location: OwnKey())
+    monkeypatch.setattr(secrets, "_can_ask", lambda: True)
+    monkeypatch.setattr("getpass.getpass", lambda prompt: f"typed at {prompt.strip()}")
+    location = Location.parse("nbds://h/disk")[0]
+    assert ask_secret(Engine(), location, "key").reveal() == "typed at Key:"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from app.demo.guest import GuestImages
+from probes.registry import SYSTEMS
 from tests.conftest import ROOT, Farboot
 from tests.servers.faults import BlackHole
 from tests.servers.nginx import Nginx, start_nginx
@@ -193,6 +194,7 @@ class TestPasswords:
     def test_without_one_it_is_denied(self, farboot: Farboot, place: str) -> None:
         done = farboot("ls", f"http://{place}", "--json")
         assert json.loads(done.stdout)["error"] == "denied"
+        assert "FARBOOT_USERNAME and FARBOOT_PASSWORD" in done.stderr
 
     def test_a_file_the_environment_and_the_location_may_hold_it(
         self, farboot: Farboot, place: str, tmp_path: Path
@@ -217,6 +219,12 @@ class TestPasswords:
             assert done.returncode == 0, done.stderr
             assert "s3cret" not in done.stdout + done.stderr
             assert json.loads(done.stdout)["drive"] is None
+
+
+def test_help_shows_how_each_storage_system_is_typed(farboot: Farboot) -> None:
+    shown = farboot("--help").stdout
+    for system in SYSTEMS:
+        assert system.schemes[0] == "file" or f" {system.schemes[0]}:" in shown, system.title
 
 
 def test_starting_imports_no_client_and_no_screen() -> None:

@@ -110,6 +110,42 @@ class TestExamples:
         assert (plain.user, plain.host, plain.port) == (None, "example.org", None)
 
     @pytest.mark.parametrize(
+        ("text", "address"),
+        [
+            ("ssh://me@Host.Example:22/a", "host.example"),
+            ("ssh://h:2222/a", "h:2222"),
+            ("https://h:443/", "h"),
+            ("http://h:443/", "h:443"),
+            ("nfs://[FD00:0:0::1]:2049/e/", "[fd00::1]"),
+            ("nbd://[fd00::1]:1/", "[fd00::1]:1"),
+            ("ftp://192.0.2.1/", "192.0.2.1"),
+            ("nbd+unix:///e?socket=/run/s", ""),
+            ("rbd:p/i", ""),
+        ],
+    )
+    def test_one_server_has_one_address_however_it_is_written(self, text: str, address: str) -> None:
+        assert parsed(text).address == address
+
+    def test_a_port_that_is_not_written_is_the_one_that_the_systems_own_client_takes(self) -> None:
+        import probes.gluster.volumes as gluster
+        import probes.iscsi.names as iscsi
+        import probes.nbd.server as nbd
+        import probes.nfs.services as nfs
+        import probes.sheepdog.protocol as sheepdog
+        import probes.tftp.transfer as tftp
+
+        for scheme, port in (
+            ("gluster", gluster.PORT),
+            ("iscsi", iscsi.PORT),
+            ("nbd", nbd.PORT),
+            ("nbds", nbd.PORT),
+            ("nfs", nfs.NFS_PORT),
+            ("sheepdog", sheepdog.PORT),
+            ("tftp", tftp.PORT),
+        ):
+            assert parsed(f"{scheme}://h:{port}/a/b").address == "h", scheme
+
+    @pytest.mark.parametrize(
         ("text", "name"),
         [
             ("http://h:80/", "h"),
@@ -400,3 +436,19 @@ def test_a_snapshot_of_a_vdi_lies_in_the_vdi_and_keeps_its_socket() -> None:
 
 def test_what_follows_a_hash_elsewhere_is_left_away() -> None:
     assert str(Location.parse("http://h/a.img#part")[0]) == "http://h/a.img"
+
+
+@pytest.mark.parametrize(
+    ("text", "is_snapshot"),
+    [
+        ("rbd:p/i@s", True),
+        ("rbd:p/i", False),
+        (r"rbd:p/\@i", False),
+        ("sheepdog://h/vdi#s", True),
+        ("sheepdog+unix:///vdi?socket=/s#3", True),
+        ("sheepdog://h/v%23di", False),
+        ("nfs://h/a#b", False),
+    ],
+)
+def test_a_snapshot_is_known_by_its_name(text: str, is_snapshot: bool) -> None:
+    assert Location.parse(text)[0].is_snapshot is is_snapshot

@@ -11,12 +11,24 @@ _LOCATIONS = """\
 a LOCATION is what QEMU takes, and cut short it is the place to list:
   http://host:8000/dir/  https://host/a.qcow2          web servers (read-only)
   rbd:  rbd:pool  rbd:pool/image  rbd:pool/image@snap  Ceph
+  nfs://host/  nfs://host/export/a.qcow2               NFS
+  iscsi://host/  iscsi://host/target/1                 iSCSI: portal, target, LUN
+  ssh://host/dir/  ssh://user@host/dir/a.qcow2         SSH, as ~/.ssh/config says
+  ftp://host/dir/  ftps://host/a.iso                   FTP (read-only)
+  tftp://host/a.iso                                    TFTP (read-only, no lists)
+  nbd://host/  nbds://host/export                      NBD; nbds with TLS
+  nbd+unix:///export?socket=/run/nbd.sock              NBD on a Unix socket
+  gluster://host/  gluster://host/volume/a.qcow2       GlusterFS
+  sheepdog://host/  sheepdog://host/vdi#snapshot       Sheepdog
   host_device:  host_device:/dev/sdb                   this host's disks
   /srv/images/  ./image.iso                            this host's files
 
-exit codes: 0 done, 1 failed, 2 usage (and --write without a yes), 3 refused because of what the image is,
-  4 time-out of --wait
-secrets: FARBOOT_USERNAME, FARBOOT_PASSWORD, FARBOOT_KEY in the environment, or --password-file, or a prompt
+secrets: asked for at a terminal; else by --password-file and --key-file, or in
+  the environment: FARBOOT_USERNAME, FARBOOT_PASSWORD, FARBOOT_KEY (cephx, TLS),
+  FARBOOT_PASSPHRASE (ssh), FARBOOT_COOKIE, and the files FARBOOT_CA_FILE,
+  FARBOOT_CLIENT_CERT, FARBOOT_CLIENT_KEY
+exit codes: 0 done, 1 failed, 2 usage (and --write without a yes), 3 refused
+  because of what the image is, 4 time-out of --wait
 """
 COMMANDS = {
     "ls": "list a place",

@@ -87,6 +87,8 @@ def asking(engine: Engine, location: Location, call: Callable[[], _Answer]) -> _
             _ask_about_host(engine, location, error)
             return asking(engine, location, call)
         except Denied as error:
+            if error.wants and not _can_ask():
+                tell(_how_without_a_terminal(error.wants, location))
             if not error.wants or not _can_ask() or attempt == _TRIES - 1:
                 raise
             tell(f"{error.on}: {error.why}")
@@ -95,6 +97,13 @@ def asking(engine: Engine, location: Location, call: Callable[[], _Answer]) -> _
             _keep(engine, location)
             return answer
     raise AssertionError("unreachable")
+
+
+def _how_without_a_terminal(wants: tuple[str, ...], location: Location) -> str:
+    known = {"query", "username"} if location.user else {"query"}
+    names = [f"FARBOOT_{field.upper()}" for field in wants if field not in known]
+    way = f"; {' and '.join(names)} in the environment would do" if names else ""
+    return f"this is no terminal at which to ask{way}"
 
 
 def _keep(engine: Engine, location: Location) -> None:

@@ -126,7 +126,8 @@ class CheckUnchanged:
 
 @dataclass(frozen=True)
 class CheckUnused:
-    """Once QEMU has opened the image for writing and before the guest runs: nobody else may have it open.
+    """Once QEMU has opened the image for writing and before the guest runs: nobody else may have it open. Looked for
+    before that as well where QEMU itself writes to the image as it opens it.
 
     `ours` is how many users the storage will show that are this QEMU itself.
     """

@@ -6,17 +6,23 @@ never means nobody for sure.
 
 import errno
 import fcntl
+import glob
 import os
 import re
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from probes.host.files import sysfs, sysfs_value
+from probes.host.files import sysfs, sysfs_value, whole_disk
 from probes.source import Use
 from probes.text import clean
 
 _QEMU_LOCKS = (100, 300)  # QEMU's block/file-posix.c: permissions in use from 100, those not shared from 200
+_EXPORTED = (
+    "/sys/kernel/config/target/core/*/*/udev_path",  # LIO
+    "/sys/kernel/config/nvmet/subsystems/*/namespaces/*/device_path",
+)
+"""What the kernel itself serves to others, without a process that has it open."""
 _FLOCK = struct.Struct("hhqqi4x")
 
 
@@ -27,19 +33,43 @@ def use_of(path: str, family: bool = False) -> Use:
     its own QEMU has open.
     """
     found = os.stat(path)
-    holders = _holders(path)
-    own = {pid for pid in holders if pid == os.getpid() or (family and _descends(pid))}
-    if stat.S_ISBLK(found.st_mode):
-        users = list(_of_device(found.st_rdev))
-    else:
-        users = list(_of_file(path, found, ask_for_locks=not (family and own)))  # nobody tells whose a lock is
-    others = [f"open in {clean(sysfs_value(f'/proc/{pid}', 'comm'))} (process {pid})" for pid in holders - own]
-    return Use(tuple(dict.fromkeys([*users, *sorted(others)])), certain=False)
+    is_device = stat.S_ISBLK(found.st_mode)
+    holders = _holders_of_device(found.st_rdev) if is_device else _holders(path)
+    others = {pid for pid in holders if not _is_ours(pid, family)}
+    if is_device:
+        users = [*_of_device(found.st_rdev), *_of_backing(found.st_rdev, family)]
+    else:  # nobody tells whose a lock is
+        users = list(_of_file(path, found, ask_for_locks=not family or others == holders))
+    return Use(tuple(dict.fromkeys([*users, *_named(others)])), certain=False)
+
+
+def _is_ours(pid: int, family: bool) -> bool:
+    return pid == os.getpid() or (family and _descends(pid))
+
+
+def _named(holders: set[int]) -> list[str]:
+    return sorted(f"open in {clean(sysfs_value(f'/proc/{pid}', 'comm'))} (process {pid})" for pid in holders)
+
+
+def _of_backing(device: int, family: bool) -> Iterator[str]:
+    """Who else uses the file behind a loop device, or behind the one that a partition lies on."""
+    disk = whole_disk(sysfs(device))
+    path = sysfs_value(disk, "loop/backing_file")
+    try:
+        found = os.stat(path) if path else None
+    except OSError:  # it was deleted, or lies in another name space
+        return
+    if found is not None and not stat.S_ISBLK(found.st_mode):
+        others = {pid for pid in _holders(path) if not _is_ours(pid, family)}
+        for user in (*_of_file(path, found, ask_for_locks=True, besides=os.path.basename(disk)), *_named(others)):
+            yield f"{clean(path)}, which is behind it: {user}"
 
 
 def _of_device(device: int) -> Iterator[str]:
-    """What the kernel knows of a device, its partitions, and what is built upon them."""
-    folders = list(_family(sysfs(device)))
+    """What the kernel knows of a device, its partitions, and what is built upon them; of a partition, also who uses its
+    whole disk as one.
+    """
+    folders = list(_concerned(device))
     numbers = {sysfs_value(folder, "dev") for folder in folders}
     paths = {f"/dev/{os.path.basename(folder)}" for folder in folders}
     for number, source, mount in _mounted():
@@ -48,23 +78,44 @@ def _of_device(device: int) -> Iterator[str]:
     for swap in _swaps():
         if _number(swap) in numbers:
             yield f"swap on {clean(swap)}"
-    own = sysfs(device)
+    yield from _exported(lambda served: _number(served) in numbers)
+    own = {sysfs(device), whole_disk(sysfs(device))}
     for folder in folders:
         name = sysfs_value(folder, "dm/name") or os.path.basename(folder)
-        if folder != own and not os.path.exists(os.path.join(folder, "partition")):
+        if folder not in own and not os.path.exists(os.path.join(folder, "partition")):
             yield f"part of {clean(name)}"
 
 
-def _of_file(path: str, found: os.stat_result, ask_for_locks: bool) -> Iterator[str]:
+def _of_file(path: str, found: os.stat_result, ask_for_locks: bool, besides: str = "") -> Iterator[str]:
     whole = os.path.realpath(path)
     if ask_for_locks and _locked_by_qemu(path):
         yield "a QEMU that holds its locks"
     if any(_same(swap, found) for swap in _swaps()):
         yield "the kernel, as swap"
+    yield from _exported(lambda served: _same(served, found))
     for name in _entries("/sys/block"):
-        if name.startswith("loop") and sysfs_value(f"/sys/block/{name}", "loop/backing_file") == whole:
+        backing = sysfs_value(f"/sys/block/{name}", "loop/backing_file") if name.startswith("loop") else ""
+        if backing and name != besides and (backing == whole or _same(backing, found)):  # a file may have several names
             yield f"loop device /dev/{name}"
             yield from _of_device(os.stat(f"/dev/{name}").st_rdev)
+
+
+def _exported(is_it: Callable[[str], bool]) -> Iterator[str]:
+    for path in sorted(path for pattern in _EXPORTED for path in glob.iglob(pattern)):
+        served = sysfs_value(*os.path.split(path))
+        if served and is_it(served):
+            yield "the kernel, which serves it to others (targetcli, nvmetcli)"
+
+
+def _concerned(device: int) -> Iterator[str]:
+    """The sysfs folders of everything that shares bytes with a device."""
+    own = sysfs(device)
+    disk = whole_disk(own)
+    yield from _family(own)
+    if disk != own:
+        yield disk
+        for name in _entries(f"{disk}/holders"):
+            yield from _family(os.path.realpath(f"{disk}/holders/{name}"))
 
 
 def _family(folder: str) -> Iterator[str]:
@@ -105,9 +156,10 @@ def _unescaped(text: str) -> str:
 
 def _number(path: str) -> str:
     try:
-        device = os.stat(path).st_rdev
+        found = os.stat(path)
     except OSError:
         return ""
+    device = found.st_rdev if stat.S_ISBLK(found.st_mode) else 0
     return f"{os.major(device)}:{os.minor(device)}"
 
 
@@ -138,14 +190,42 @@ def _locked_by_qemu(path: str) -> bool:
 
 
 def _holders(path: str) -> set[int]:
-    """The processes that have it open, as far as this account may see. Links are read, nothing is opened."""
-    whole = os.path.realpath(path)
-    found = set()
-    for pid in _entries("/proc"):
-        folder = f"/proc/{pid}/fd"
-        if pid.isdigit() and any(_link(f"{folder}/{number}") == whole for number in _entries(folder)):
-            found.add(int(pid))
-    return found
+    """The processes that have a file open, as far as this account may see, by whichever of its names."""
+    whole, found = os.path.realpath(path), os.stat(path)
+
+    def is_it(pid: str, number: str) -> bool:
+        link = _link(f"/proc/{pid}/fd/{number}")
+        if link == whole:
+            return True
+        # Only what has the same number is looked at: to look at a file of a dead server waits for ever.
+        return link.startswith("/") and _inode(pid, number) == found.st_ino and _same(f"/proc/{pid}/fd/{number}", found)
+
+    return _processes(is_it)
+
+
+def _holders_of_device(device: int) -> set[int]:
+    """The processes that have a device open, or one that shares bytes with it: its partitions, its whole disk."""
+    numbers = {sysfs_value(folder, "dev") for folder in _concerned(device)}
+
+    def is_it(pid: str, number: str) -> bool:
+        return _link(f"/proc/{pid}/fd/{number}").startswith("/dev/") and _number(f"/proc/{pid}/fd/{number}") in numbers
+
+    return _processes(is_it)
+
+
+def _processes(is_it: Callable[[str, str], bool]) -> set[int]:
+    """The processes with a descriptor that is it. Links are read, nothing is opened."""
+    return {
+        int(pid)
+        for pid in _entries("/proc")
+        if pid.isdigit() and any(is_it(pid, number) for number in _entries(f"/proc/{pid}/fd"))
+    }
+
+
+def _inode(pid: str, number: str) -> int:
+    """The inode's number of an open file, as the kernel tells it (since 5.14) without looking at the file; else 0."""
+    match = re.search(r"(?m)^ino:\s*(\d+)$", sysfs_value(f"/proc/{pid}/fdinfo", number))
+    return int(match[1]) if match else 0
 
 
 def _descends(pid: int) -> bool:

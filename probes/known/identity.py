@@ -56,6 +56,18 @@ class Identities:
             return (("sheepdog", host, names[0]),)
         return ((_SAME.get(scheme, scheme), host, "/".join(names)),)
 
+    def paths_here(self, location: Location) -> Iterator[str]:
+        """The paths at which this machine's kernel has an iSCSI or an NFS server's image, mounted or not."""
+        names = location.names
+        if location.scheme == "iscsi" and len(names) == 2:
+            wanted = (names[0].lower(), names[1])
+            yield from (device for device, lun in self._luns.items() if lun == wanted)
+        if location.scheme == "nfs" and names:
+            for mount, host, export in self._mounts:
+                above = [part for part in export.split("/") if part]
+                if host.lower() == location.host.lower() and list(names[: len(above)]) == above:
+                    yield "/".join([mount.rstrip("/"), *names[len(above) :]])
+
     def _of_path(self, path: str) -> Iterator[Key]:
         folder, _, name = path.rstrip("/").rpartition("/")
         # Many files of one folder are asked for: its own way is followed once, then the last step.

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from probes.errors import Cancelled, TimedOut
+from probes.errors import Cancelled, TimedOut, Unreachable
 from probes.location import Location
 from probes.nfs.errors import failure, is_of_the_server, mount_failure
 from probes.nfs.library import Context, File
@@ -45,9 +45,15 @@ class Export:
         self._closed = False
 
     @contextlib.contextmanager
-    def use(self, tried: str, location: Location, deadline: float) -> Iterator[Context]:
-        """A connection for this thread alone; libnfs's errors become ours."""
-        context = self._take(tried, location, deadline)
+    def use(self, tried: str, location: Location, deadline: float, only: Context | None = None) -> Iterator[Context]:
+        """A connection for this thread alone, with `only` that very one; libnfs's errors become ours.
+
+        Raises Unreachable where that one has broken meanwhile.
+        """
+        if only is None:
+            context = self._take(tried, location, deadline)
+        else:
+            context = self._take_back(only, tried, location, deadline)
         keep = is_sound = True
         try:
             yield context
@@ -106,6 +112,23 @@ class Export:
         self._mount(context, tried, location)
         return context
 
+    def _take_back(self, only: Context, tried: str, location: Location, deadline: float) -> Context:
+        end = Deadline(deadline)
+        with self._change:
+            while not self._closed and only in self._busy:
+                try:
+                    self._change.wait(end.left)
+                except TimeoutError:
+                    raise TimedOut(tried, location, "the connection to the server is waiting for it") from None
+            if self._closed:
+                raise Cancelled(tried, location, "it was closed")
+            idle = [(context, since) for context, since in self._idle if context is not only]
+            if len(idle) == len(self._idle) or not only.is_connected:
+                raise Unreachable(tried, location, "a connection by which it was written has broken", "write it again")
+            self._idle = idle
+            self._busy.add(only)
+        return only
+
     def _mount(self, context: Context, tried: str, location: Location) -> None:
         try:
             context.mount(self._host, self.path)
@@ -128,4 +151,4 @@ class Export:
             else:
                 self._unwanted.pop(context, None)
                 context.destroy(is_sound)  # under the lock: `close` must not wake what is gone
-            self._change.notify()
+            self._change.notify_all()  # one may wait for any connection, another for this very one

@@ -1,5 +1,6 @@
 """An open image on an NFS server, for reading or for writing too."""
 
+import stat
 import threading
 import time
 from dataclasses import replace
@@ -8,7 +9,6 @@ from probes.errors import BadAnswer, Cancelled, Changed
 from probes.location import Location
 from probes.nfs.export import Export
 from probes.nfs.library import Attributes, Context, File
-from probes.nfs.server import Found
 from probes.reader import Pin, Writer
 
 _BELIEVED = 3.0
@@ -25,17 +25,21 @@ class OpenFile(Writer):
 
     What was read is of the pinned file, as far as its attributes tell at most 3 seconds before or later. A connection
     that broke fails the read that used it; the next one makes a new one, and looks whether the file is still the same.
+
+    What was written is flushed by the connection by which it was written. Where that has broken, even while nobody used
+    it, `flush` fails for good: the server may have been restarted, and have lost it (RFC 1813, 4.8).
     """
 
-    def __init__(self, found: Found, location: Location, deadline: float, write: bool = False) -> None:
-        self._export: Export = found.export
-        self._inner = found.inner
+    def __init__(self, export: Export, inner: str, location: Location, deadline: float, write: bool = False) -> None:
+        self._export = export
+        self._inner = inner
         self._location = location
         self._deadline = deadline
         self._write = write
         self._written = False
         self._looked = 0.0
         self._files: dict[Context, File] = {}
+        self._unflushed: set[Context] = set()
         self._lock = threading.Lock()
         self._closed = False
         with self._export.use("open", location, deadline) as context:
@@ -44,6 +48,11 @@ class OpenFile(Writer):
             self._attributes = file.attributes()
             self._looked = time.monotonic()
         self._pin = pin_of(self._attributes)
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a plain file."""
+        return stat.S_ISREG(self._attributes.mode)
 
     def pread(self, offset: int, length: int) -> bytes:
         length = min(length, self.size - offset)
@@ -68,13 +77,16 @@ class OpenFile(Writer):
         with self._export.use(tried, self._location, self._deadline) as context:
             file = self._file(context, tried)
             self._written = True
+            self._unflushed.add(context)
             file.pwrite(offset, data)
 
     def flush(self) -> None:
         tried = "flush"
         self._insist_it_is_open(tried)
-        with self._export.use(tried, self._location, self._deadline) as context:
-            self._file(context, tried).fsync()
+        for context in tuple(self._unflushed):
+            with self._export.use(tried, self._location, self._deadline, only=context):
+                self._file(context, tried).fsync()
+                self._unflushed.discard(context)  # nobody else writes by it meanwhile
 
     def close(self) -> None:
         with self._lock:

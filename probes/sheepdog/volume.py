@@ -4,6 +4,7 @@ The map says for every piece which VDI's object holds it: none (zeros), the VDI'
 snapshot it grew out of. Its own are written in place; the others are made new, as a copy, and then entered in the map.
 """
 
+import contextlib
 import sys
 import threading
 import zlib
@@ -106,17 +107,17 @@ class VdiWriter(VdiReader, Writer):
         self._lock = lock
         self._change = threading.Condition()
         self._making: set[int] = set()
+        self._writers = 0
 
     def pwrite(self, offset: int, data: bytes) -> None:
-        if self._closed:
-            raise Cancelled("write to", self._location, "it was closed")
         if offset < 0 or offset + len(data) > self._size:
             raise BadAnswer("write to", self._location, f"{len(data)} bytes at {offset} do not lie inside")
         view = memoryview(data)
         done = offset
-        for index, start, length in _parts(offset, offset + len(data), self._inode.shift, _LONGEST_READ):
-            self._write_part(index, start, bytes(view[done - offset : done - offset + length]))
-            done += length
+        with self._under_the_lock():
+            for index, start, length in _parts(offset, offset + len(data), self._inode.shift, _LONGEST_READ):
+                self._write_part(index, start, bytes(view[done - offset : done - offset + length]))
+                done += length
 
     def flush(self) -> None:
         if self._closed:
@@ -126,8 +127,25 @@ class VdiWriter(VdiReader, Writer):
     def close(self) -> None:
         with self._change:
             was_closed, self._closed = self._closed, True
-        if not was_closed:
+            is_last = not self._writers
+        if not was_closed and is_last:
             self._lock.release()
+
+    @contextlib.contextmanager
+    def _under_the_lock(self) -> Iterator[None]:
+        """Write while it is open; the lock is given back only once nobody writes any more."""
+        with self._change:
+            if self._closed:
+                raise Cancelled("write to", self._location, "it was closed")
+            self._writers += 1
+        try:
+            yield
+        finally:
+            with self._change:
+                self._writers -= 1
+                is_last = self._closed and not self._writers
+            if is_last:
+                self._lock.release()
 
     def _write_part(self, index: int, start: int, data: bytes) -> None:
         for _ in range(_TRIES):

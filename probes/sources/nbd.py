@@ -20,7 +20,7 @@ from probes.credentials import NO_CREDENTIALS, Credentials, Secret
 from probes.entry import Entry, Kind
 from probes.errors import BadAnswer, Cancelled, Denied, NotAContainer, NotAnImage, NotFound, Unsupported
 from probes.location import Location
-from probes.nbd.connection import Connection, Export
+from probes.nbd.connection import Begun, Connection, Export
 from probes.nbd.server import Server, export_of, place_of, server_of, text
 from probes.nbd.tls import certificates, psk_line
 from probes.reader import Pin, Reader, Writer
@@ -220,6 +220,14 @@ class _NbdReader(Reader):
         whole = min(end + -end % block, size)
         data = b"".join(self._pieces(start, whole))
         return data[offset - start : end - start]
+
+    def begin_read(self, offset: int, length: int) -> Begun | None:
+        """Ask for the bytes, and do not wait: where one request of whole blocks does it."""
+        length = min(length, self.size - offset)
+        is_one = 0 < length <= min(_PIECE, self._export.most)
+        if not is_one or offset % self._export.block or length % self._export.block:
+            return None
+        return self._connection.begin(offset, length, "read", self._location)
 
     def close(self) -> None:
         self._connection.close()

@@ -98,7 +98,7 @@ class NfsSource(Source):
         tried = "attach"
         server = self._server(location, tried)
         found = self._file(server, location, tried)
-        with OpenFile(found, location, self.deadline) as reader:
+        with OpenFile(found.export, found.inner, location, self.deadline) as reader:
             pin = reader.pin
         why, path = self._why_bridge(server, found, qemu, location)
         writable = mode is Mode.SNAPSHOT or self._is_writable(found, location)
@@ -155,12 +155,34 @@ class NfsSource(Source):
         return found
 
     def _open(self, tried: str, location: Location, write: bool) -> OpenFile:
-        found = self._file(self._server(location, tried), location, tried)
-        return OpenFile(found, location, self.deadline, write)
+        server = self._server(location, tried)
+        at_once = self._opened_at_once(server, location, tried, write)
+        if at_once:
+            return at_once
+        found = self._file(server, location, tried)
+        return OpenFile(found.export, found.inner, location, self.deadline, write)
+
+    def _opened_at_once(self, server: Server, location: Location, tried: str, write: bool) -> OpenFile | None:
+        """The plain file at `location`, opened without a look at it first, which is two round trips.
+
+        None where anything is in the way: then the look tells what. (Of NFSv4 nothing may be opened that cannot be.)
+        """
+        path = _path(location, tried)
+        if server.facts(tried, location).version == 4 or not server.is_exported(path):
+            return None
+        try:
+            export, inner = server.locate(path, tried, location)
+            opened = OpenFile(export, inner, location, self.deadline, write)
+        except (NotFound, Denied, BadAnswer):
+            return None
+        if opened.is_file:
+            return opened
+        opened.close()
+        return None
 
     def _is_writable(self, found: Found, location: Location) -> bool:
         try:
-            OpenFile(found, location, self.deadline, write=True).close()
+            OpenFile(found.export, found.inner, location, self.deadline, write=True).close()
         except (Denied, BadAnswer):
             return False
         return True

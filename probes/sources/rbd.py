@@ -128,9 +128,8 @@ class RbdSource(Source):
         with self._cluster(location, tried) as cluster, _told(tried, location):
             place = _image(cluster, location, tried)
             user, key = cluster.user, cluster.key()
-            whole = Attachment(
-                location, Route.BRIDGE, pin, writable=not place.snapshot, trusted=True, why=_why_bridge(place, qemu)
-            )
+            # The bridge has no way to write it: none of the locks that librbd takes for a QEMU is taken here.
+            whole = Attachment(location, Route.BRIDGE, pin, trusted=True, why=_why_bridge(place, qemu))
             if whole.why:
                 if qemu.route is RouteWish.DIRECT:
                     raise Unsupported(tried, location, whole.why, "choose the route auto or bridge")
@@ -150,7 +149,7 @@ class RbdSource(Source):
         label = f"cephx key of client.{user}"
         found = self.credentials.key is None
         secrets = (SecretSlot("key-secret", key, label, "key", format="base64", found=found),) if key else ()
-        return replace(whole, route=Route.DRIVER, node=node, secrets=secrets)
+        return replace(whole, route=Route.DRIVER, writable=not place.snapshot, node=node, secrets=secrets)
 
     def close(self) -> None:
         with self._lock:

@@ -41,7 +41,9 @@ from probes.tftp.reader import TftpReader, not_fetched
 from probes.tftp.transfer import PORT, Transfer
 from probes.words import human_size
 
-_NO_LISTING = "type the path of an image, or that of a boot menu or of a list of names with a / at its end"
+_NO_LISTING = (
+    "type the path of an image; that of a boot menu or a list of names, with a / at its end, lists what it names"
+)
 
 
 class TftpSource(Source):

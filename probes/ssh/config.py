@@ -21,7 +21,8 @@ _DEFAULT_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
 _DEEPEST = 16
 _MOST_LINES = 100_000
 _EXEC_SECONDS = 5.0
-_FOR_A_SHELL = re.compile(r"""[\x00-\x1f'"`$;&<>|(){}]|\\\Z""")
+# As OpenSSH's valid_ruser; and no blank before what could become an option of the program that a shell then starts.
+_FOR_A_SHELL = re.compile(r"""[\x00-\x1f\x7f'"`$;&<>|(){}]|\\\Z|\s[-\\]""")
 _LINE = re.compile(r"\s*(\w+)(?:\s*=\s*|\s+)(.*\S)\s*")
 
 

@@ -328,7 +328,9 @@ class _LogIn:
         if "publickey" in methods and not self.tried:
             tried = "; there is no key to try, neither in ~/.ssh nor in an agent"
         why = f"{self.target.address} does not let us in{tried}"
-        if wants:
+        if "the password" in self.tried:
+            hint = "is it the right one, and may this user log in with a password?"
+        elif wants:
             hint = "it also takes a password"
         else:
             hint = f"it takes {', '.join(methods) or 'nothing that we have'}; ssh-copy-id puts a key there"

@@ -179,9 +179,14 @@ class Sftp(Session):
         finally:
             asked.forget()
 
+    @property
+    def can_sync(self) -> bool:
+        """Whether the server can be asked to write an open file to its disk."""
+        return "fsync@openssh.com" in self.extensions
+
     def sync(self, handle: bytes) -> bool:
         """Have the server write an open file to its disk; False if it cannot be asked to."""
-        if "fsync@openssh.com" not in self.extensions:
+        if not self.can_sync:
             return False
         self._ask(EXTENDED, string(b"fsync@openssh.com") + string(handle), STATUS)
         return True

@@ -14,8 +14,12 @@ LARGEST = 1 << 20
 MOST_NAMES = 100_000
 
 _LONGEST_NAME = 1000
-_PXELINUX = re.compile(r"(?im)^\s*(label|kernel|append|initrd|default|menu|ui|com32|include)\s+\S")
-_GRUB = re.compile(r"(?m)^\s*(menuentry\b.*\{|submenu\b.*\{|linux(16|efi)?\s+\S+.*\n(.*\n)*?\s*\})|^\s*set \w+=")
+_LONGEST_LINE = 4096
+# Within a line each, so that no text takes longer than its length: the server may mean harm.
+_PXELINUX = re.compile(r"(?im)^[ \t]*(label|kernel|append|initrd|default|menu|ui|com32|include)[ \t]+\S")
+_GRUB = re.compile(r"(?m)^[ \t]*(?:(?:menuentry|submenu)\b.*\{|set \w+=)")
+_GRUB_LINUX = re.compile(r"(?m)^[ \t]*linux(?:16|efi)?[ \t]+\S")
+_GRUB_END = re.compile(r"(?m)^[ \t]*\}")
 _IPXE_OPTION = re.compile(r"\s(?:--?(?:name|n|timeout|t)\s+\S+|--\S+)(?=\s|$)")
 _INITRD = re.compile(r"(?i)(?:^|\s)(?:initrd|iso|fetch|iso-url|url|filename)=(\S+)")
 
@@ -58,7 +62,8 @@ def is_text(data: bytes) -> bool:
 def _reader(text: str) -> Callable[[str], Iterator[Named]]:
     if text.lstrip("\ufeff").startswith("#!ipxe"):
         return _ipxe
-    if _GRUB.search(text):
+    linux = _GRUB_LINUX.search(text)
+    if _GRUB.search(text) or (linux and _GRUB_END.search(text, linux.end())):
         return _grub
     return _pxelinux if _PXELINUX.search(text) else _plain
 
@@ -120,7 +125,9 @@ def _ipxe(text: str) -> Iterator[Named]:
 
 
 def _expanded(line: str, variables: dict[str, str]) -> str:
-    return re.sub(r"\$\{([\w/:-]+)\}", lambda match: variables.get(match[1], match[0])[:_LONGEST_NAME], line)[:4096]
+    return re.sub(
+        r"\$\{([\w/:-]+)\}", lambda match: variables.get(match[1], match[0])[:_LONGEST_NAME], line[:_LONGEST_LINE]
+    )[:_LONGEST_LINE]
 
 
 def _grub(text: str) -> Iterator[Named]:
@@ -132,8 +139,8 @@ def _grub(text: str) -> Iterator[Named]:
         elif match := re.match(r"set\s+(\w+)=[\"']?([^\"'\s]*)", line):
             variables[match[1]] = match[2]
         else:
-            plain = re.sub(r"\$\{?(\w+)\}?", lambda m: variables.get(m[1], m[0])[:_LONGEST_NAME], line)[:4096]
-            words = [word.strip("\"'") for word in plain.split() if not word.startswith("--")]
+            plain = re.sub(r"\$\{?(\w+)\}?", lambda m: variables.get(m[1], m[0])[:_LONGEST_NAME], line[:_LONGEST_LINE])
+            words = [word.strip("\"'") for word in plain[:_LONGEST_LINE].split() if not word.startswith("--")]
             if not words:
                 continue
             if words[0] in {"linux", "linux16", "linuxefi", "chainloader", "multiboot", "multiboot2", "kernel"}:

@@ -139,6 +139,7 @@ def test_a_boot_that_writes_has_no_snapshot_and_the_drive_is_what_was_wished() -
         (of_web(node={"driver": "gluster", "volume": "v"}), "gluster"),
         (of_file("/srv/a\x1b[31m.img"), "cannot be typed"),
         (of_file("/srv/caf\udce9.img"), "cannot be typed"),
+        (of_rbd("rbd:pool/odd\x1b[31m"), "cannot be typed"),
     ],
 )
 def test_it_is_withheld_with_its_reason(layer: Layer, words: str) -> None:

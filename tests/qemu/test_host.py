@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from app.qemu.host.resources import free_memory, usable_cpus
 from app.qemu.options import Pflash
 from probes.attachment import RouteWish
 from probes.errors import Crashed, MissingClient, TimedOut
+from probes.known.root import Root
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -359,6 +361,18 @@ def test_the_doctor_names_everything_and_what_would_mend_it() -> None:
     drivers = described["drivers"]
     assert isinstance(drivers, list)
     assert {driver["name"]: driver["present"] for driver in drivers}["sheepdog"] is False
+
+
+def test_the_doctor_tells_what_it_may_not_read_and_why_nothing_can_be_saved(tmp_path: Path) -> None:
+    class Shut(Root):
+        def read(self, path: str) -> str:  # root may read everything
+            self.unreadable.add(path)
+            return ""
+
+    told = "\n".join(lines(examine("this session has no keyring", Shut(str(tmp_path)))))
+    assert re.search(r"--  /etc/fstab +this account may not read it", told)
+    assert re.search(r"--  keyring +this session has no keyring", told)
+    assert re.search(r"ok  keyring +credentials can be saved", "\n".join(lines(examine(root=Root(str(tmp_path))))))
 
 
 def test_the_doctor_names_the_package_of_a_missing_driver(tmp_path: Path) -> None:

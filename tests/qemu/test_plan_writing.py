@@ -83,9 +83,10 @@ def test_others_are_looked_for_last_and_librbds_own_watch_is_known() -> None:
     assert not any(isinstance(step, CheckUnused) for step in plan([own()], Options(), HOST).steps)
 
 
-def test_an_image_that_qemu_touches_as_it_opens_it_is_compared_before() -> None:
+def test_an_image_that_qemu_touches_as_it_opens_it_is_compared_and_others_looked_for_before() -> None:
     layer = own(image("qcow2"), pin=Pin(4096, "v", strong=True))
-    before, start, after = plan([layer], WRITE, HOST).steps[:3]
+    before, unused, start, after = plan([layer], WRITE, HOST).steps[:4]
+    assert unused == CheckUnused(layer.attachment.location, ours=0)
     assert before == CheckUnchanged(layer.attachment.location, layer.attachment.pin, layer.head, "", 1 << 30)
     assert isinstance(start, StartQemu)
     assert after == CheckUnchanged(layer.attachment.location, Pin(4096), "", "format0", 1 << 30)
@@ -101,6 +102,7 @@ def test_an_image_that_qemu_touches_as_it_opens_it_is_compared_before() -> None:
     [
         (of_web(), "an image of a web server cannot be written (a snapshot boot works)"),
         (of_rbd("rbd:pool/image@snap"), "a snapshot cannot be written"),
+        (by_bridge(of_rbd()), "Farboot's bridge only reads images in Ceph (a snapshot boot works)"),
         (of_file(), "it is read-only, or this account may not write it"),
         (of_lun(writable=False), "its server does not let it be written"),
         (own(image(kind=MediaKind.CD)), "a CD cannot be written (boot it without writing)"),
@@ -215,6 +217,7 @@ def test_a_guest_that_speaks_to_the_lun_itself_has_no_format_node() -> None:
         (by_bridge(of_lun()), Options(mode=Mode.WRITE, disk=DiskWish.SCSI_GENERIC), "only a LUN"),
         (of_lun(), Options(mode=Mode.WRITE, disk=DiskWish.LSI_GENERIC), "no firmware of QEMU's boots"),
         (of_lun(), Options(disk=DiskWish.SCSI_GENERIC), "that is for boots that write"),
+        (of_lun(image(kind=MediaKind.CD)), Options(disk=DiskWish.SCSI_GENERIC), "that is for boots that write"),
         (of_lun(image("qcow2")), Options(mode=Mode.WRITE, disk=DiskWish.SCSI_GENERIC), "the qcow2 itself"),
         (of_rbd(judged=image(kind=MediaKind.CD)), Options(disk=DiskWish.VIRTIO), "no CD drives of virtio"),
     ],

@@ -13,13 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.demo.guest import MARKER, GuestImages
+from app.engine import Engine, Inspection, Prepared
 from app.qemu.boot.plan import plan
 from app.qemu.boot.script import script
 from app.qemu.host.find import find_host
 from app.qemu.options import FirmwareWish, Host, Network, Options
 from app.qemu.steps import BootPlan, Layer, LaySecret, StartBridge
-from probes.attachment import SecretSlot
-from probes.credentials import Secret
+from probes.attachment import Mode, SecretSlot
+from probes.credentials import Credentials, Secret
 from probes.errors import Refused
 from probes.image import Hazard, MediaKind, Verdict
 from probes.location import Location, rbd_path
@@ -106,9 +107,9 @@ def test_notes_stand_at_its_head() -> None:
 # What it runs
 
 
-def recording(layer: Layer, recorder: Path) -> BootPlan:
+def recording(layer: Layer, recorder: Path, options: Options = NOTHING) -> BootPlan:
     bare = replace(USER_HOST, qemu=str(recorder), bwrap=None, qemu_img="/bin/true", command=(str(recorder),))
-    return plan([layer], NOTHING, bare)
+    return plan([layer], options, bare)
 
 
 @pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
@@ -143,6 +144,17 @@ def test_an_odd_host_file_is_opened(recorder: Path, tmp_path: Path, name: str) -
     done = run(script(recording(of_file(str(odd)), recorder)), ["dash"])
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "record").read_bytes() == b"the image"
+
+
+def test_a_file_to_be_written_that_is_gone_is_not_made_anew(recorder: Path, tmp_path: Path) -> None:
+    gone = tmp_path / "it's gone"
+    layer = of_file(str(gone))
+    files = tuple(replace(file, writable=True) for file in layer.attachment.files)
+    writable = replace(layer, attachment=replace(layer.attachment, files=files, writable=True))
+    planned = recording(writable, recorder, Options(mode=Mode.WRITE))
+    done = run(script(planned), ["dash"])
+    assert (done.returncode, done.stderr) == (1, f"there is no {gone}\n")
+    assert not gone.exists()
 
 
 def test_it_ends_as_qemu_ends_and_leaves_nothing_behind(recorder: Path) -> None:
@@ -250,3 +262,14 @@ def test_the_bridge_is_awaited_by_its_socket() -> None:
     (bridge,) = [step for step in planned.steps if isinstance(step, StartBridge)]
     text = script(planned)
     assert text.index(bridge.argv[2]) < text.index("until [ -S bridge.sock ]") < text.index("qemu-system-x86_64")
+
+
+def test_a_host_key_accepted_for_once_does_not_reach_the_bridge_of_a_script_which_says_so() -> None:
+    def head_for(layer: Layer, host_key: str | None) -> str:
+        seen = Inspection(layer.attachment.location, layer.image, layer.attachment.pin, layer.head)
+        prepared = Prepared(plan([layer], NOTHING, HOST), {}, Credentials(host_key=host_key), seen)
+        return Engine().script(prepared).partition("set -eu")[0]
+
+    assert "known_hosts" in head_for(by_bridge(of_web()), "SHA256:abc")
+    assert "known_hosts" not in head_for(by_bridge(of_web()), None)
+    assert "known_hosts" not in head_for(of_web(), "SHA256:abc")

@@ -35,6 +35,7 @@ from probes.errors import (
     Unreachable,
 )
 from probes.location import Location
+from probes.reader import BeginsReads
 from probes.source import Source
 
 Make = Callable[[Credentials, float], Source]
@@ -233,6 +234,21 @@ class SourceContract:
         ):
             pieces = list(pool.map(lambda span: reader.pread(*span), spans))
         assert pieces == [whole[offset : offset + length] for offset, length in spans]
+
+    def test_reads_that_are_only_begun_give_the_same(self, storage: Storage) -> None:
+        """Where a reader can do that at all."""
+        whole = storage.files[storage.image]
+        with storage.source() as source, source.open(locations(source, storage.container)[storage.image]) as reader:
+            if not isinstance(reader, BeginsReads):
+                return
+            spans = [(number * 4096 % (len(whole) - 8192), 4096) for number in range(64)]
+            begun = [(span, reader.begin_read(*span)) for span in (*spans, (len(whole) - 100, 4096), (len(whole), 512))]
+            for (offset, length), read in begun:
+                if read is not None:
+                    done = threading.Event()
+                    read.when_done(done.set)
+                    assert done.wait(30)
+                    assert read.result() == whole[offset : offset + length]
 
     def test_the_pin_of_unchanged_content_stays(self, storage: Storage) -> None:
         with storage.source() as source:

@@ -56,6 +56,28 @@ class TestUse:
                 assert source.in_use(place(path)).users == (f"open in sleep (process {other.pid})",)
             other.kill()
 
+    def test_it_may_be_open_by_another_of_its_names(self, tmp_path: Path) -> None:
+        path, other_name = tmp_path / "a.img", tmp_path / "b.img"
+        path.write_bytes(b"x")
+        os.link(path, other_name)
+        with other_name.open("rb") as file, subprocess.Popen(["sleep", "600"], stdin=file) as other:
+            other_name.unlink()
+            with FileSource() as source:
+                assert source.in_use(place(path)).users == (f"open in sleep (process {other.pid})",)
+            other.kill()
+
+    def test_the_kernel_that_serves_it_to_others_uses_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As its configuration tells: here is no kernel with a target of its own."""
+        path = tmp_path / "a.img"
+        path.write_bytes(b"x")
+        (tmp_path / "other.img").write_bytes(b"x")
+        (tmp_path / "udev_path").write_text(f"{path}\n")
+        monkeypatch.setattr("probes.host.use._EXPORTED", (str(tmp_path / "udev_*"),))
+        with FileSource() as source:
+            (user,) = source.in_use(place(path)).users
+            assert "targetcli" in user
+            assert source.in_use(place(tmp_path / "other.img")).users == ()
+
     def test_a_qemu_that_locks_it_is_seen_even_where_processes_are_not(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -129,6 +129,59 @@ class TestDevices:
         finally:
             subprocess.run(["umount", mount], check=True)
 
+    def test_who_has_a_part_or_the_whole_of_it_open_uses_it_too(
+        self, loop_device: LoopDevice, partitions: tuple[str, str]
+    ) -> None:
+        with (
+            open(loop_device.device, "rb") as whole,
+            subprocess.Popen(["sleep", "600"], stdin=whole) as other,
+            DeviceSource() as source,
+        ):
+            try:
+                for device in (loop_device.device, *partitions):
+                    users = source.in_use(Location("host_device", path=device)).users
+                    assert users == (f"open in sleep (process {other.pid})",)
+            finally:
+                other.kill()
+        with (
+            open(partitions[0], "rb") as part,
+            subprocess.Popen(["sleep", "600"], stdin=part) as other,
+            DeviceSource() as source,
+        ):
+            try:
+                users = source.in_use(loop_device.location).users
+                assert users == (f"open in sleep (process {other.pid})",)
+                assert source.in_use(Location("host_device", path=partitions[1])).users == ()
+            finally:
+                other.kill()
+
+    def test_who_uses_the_file_behind_it_uses_it_too(
+        self, loop_device: LoopDevice, partitions: tuple[str, str]
+    ) -> None:
+        with (
+            loop_device.backing.open("rb") as file,
+            subprocess.Popen(["sleep", "600"], stdin=file) as other,
+            DeviceSource() as source,
+        ):
+            try:
+                for device in (loop_device.device, partitions[0]):
+                    users = source.in_use(Location("host_device", path=device)).users
+                    assert [user.partition(", which is behind it: ")[2] for user in users] == [
+                        f"open in sleep (process {other.pid})"
+                    ]
+            finally:
+                other.kill()
+        with DeviceSource() as source:
+            assert source.in_use(loop_device.location).users == ()
+
+    def test_a_file_is_used_by_its_loop_device_whichever_of_its_names_is_asked_about(
+        self, loop_device: LoopDevice
+    ) -> None:
+        other = loop_device.backing.with_name("another name")
+        os.link(loop_device.backing, other)
+        with FileSource() as source:
+            assert source.in_use(place(other)).users == (f"loop device {loop_device.device}",)
+
     def test_a_device_that_is_gone_is_not_found(self) -> None:
         with DeviceSource() as source:
             for operation in (source.stat, source.open, lambda where: list(source.entries(where))):

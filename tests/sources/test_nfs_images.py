@@ -145,6 +145,24 @@ class TestWriting:
             assert writer.size == 500_000
         assert (folder / "a.img").read_bytes() == bytes(100_001) + content(333_333) + bytes(66_666)
 
+    def test_what_a_restarted_server_may_have_lost_does_not_count_as_flushed(
+        self, nfs_images: tuple[Path, Location], nfs_source: NfsSource, nfs_proxied: tuple[FaultyProxy, str]
+    ) -> None:
+        folder, place = nfs_images
+        (folder / "a.img").write_bytes(bytes(1000))
+        proxy, proxied = nfs_proxied
+        with nfs_source.open_for_writing(at(proxied.format(place.child("a.img").path))) as writer:
+            writer.pwrite(0, b"before")
+            writer.flush()
+            writer.flush()  # there is nothing more to flush
+            writer.pwrite(0, b"unsure")
+            proxy.hang_up()  # as a server does that is restarted, and nobody is asking it anything
+            assert writer.pread(500, 4) == bytes(4)
+            writer.pwrite(900, b"after")
+            for _ in range(2):
+                with pytest.raises(Unreachable):
+                    writer.flush()
+
     def test_nothing_is_written_past_the_end(self, nfs_images: tuple[Path, Location], nfs_source: NfsSource) -> None:
         folder, place = nfs_images
         (folder / "a.img").write_bytes(bytes(10))

@@ -31,6 +31,7 @@ from probes.location import Location
 from probes.source import CanWrite, HasSnapshots, TellsUse
 from probes.sources.sheepdog import SheepdogSource
 from tests.servers.faults import BlackHole, FaultyProxy, Listener
+from tests.servers.server import wait_until
 from tests.servers.sheep import Sheep, start_sheep
 from tests.sources.contract import Faults, NetworkContract, SourceContract, Storage, content, odd_names
 
@@ -404,6 +405,24 @@ def test_closing_a_writer_twice_does_not_open_the_lock_of_the_next(sheep: Sheep,
         other.close()
         with SheepdogSource() as third, pytest.raises(Denied):
             third.open_for_writing(place)
+
+
+def test_nobody_gets_the_lock_while_a_write_is_under_way(sheep: Sheep) -> None:
+    disk = sheep.store.create("disk", b"x" * 1000)
+    place = parsed(sheep.vdi("disk"))
+    with FaultyProxy(sheep.port) as proxy, SheepdogSource(deadline=60) as source, SheepdogSource() as other:
+        writer = source.open_for_writing(parsed(f"sheepdog://{proxy.authority}/disk"))
+        proxy.hold_after = 0
+        with ThreadPoolExecutor(1) as pool:
+            written = pool.submit(writer.pwrite, 0, b"y")
+            wait_until(lambda: sheep.store.content(disk)[:1] == b"y", "the write, whose answer does not come")
+            proxy.heal()
+            writer.close()
+            with pytest.raises(Denied, match="locked"):
+                other.open_for_writing(place)
+            proxy.hang_up()
+            assert isinstance(written.exception(30), FarbootError)
+            other.open_for_writing(place).close()
 
 
 def test_the_lock_outlives_a_broken_connection_and_is_still_ours(sheep: Sheep) -> None:

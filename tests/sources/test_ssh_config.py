@@ -182,14 +182,18 @@ def test_a_configuration_that_cannot_be_read_is_told(ssh_home: SshHome) -> None:
     assert Path(ssh_home.ssh / "config").is_dir()
 
 
-@pytest.mark.parametrize("user", ["$(id)", "a;id", "`id`", "-oProxyCommand=id", "a\nPort 1", "", 'a"b', "a|b", "a\\"])
+@pytest.mark.parametrize(
+    "user",
+    ["$(id)", "a;id", "`id`", "-oProxyCommand=id", "a\nPort 1", "", 'a"b', "a|b", "a\\", "a -oProxyCommand=id",
+     "a \\-oProxyCommand=id"],
+)  # fmt: skip
 def test_a_user_that_a_shell_would_act_on_is_refused(ssh_home: SshHome, user: str) -> None:
     ssh_home.configure("ProxyCommand echo %r\n")
     with pytest.raises(BadLocation):
         resolve("host", user=user)
 
 
-@pytest.mark.parametrize("user", ["alice", "alice@example.org", "DOMAIN\\alice", "grün", "a.b-c_d+e"])
+@pytest.mark.parametrize("user", ["alice", "alice@example.org", "DOMAIN\\alice", "grün", "a.b-c_d+e", "Ann Other"])
 def test_other_users_are_not(ssh_home: SshHome, user: str) -> None:
     assert ssh_home.ssh.is_dir()
     assert resolve("host", user=user).user == user

@@ -10,7 +10,7 @@ from probes.entry import Kind
 from probes.errors import NotAContainer, NotAnImage, NotFetched, NotFound, Refused, Unsupported
 from probes.location import Location
 from probes.sources.tftp import TftpSource
-from probes.tftp.index import Named, is_text, names_in
+from probes.tftp.index import LARGEST, Named, is_text, names_in
 from tests.servers.tftpd import Tftpd, start_atftpd
 from tests.sources.contract import content
 
@@ -228,3 +228,11 @@ def test_another_image_of_the_same_size_is_noticed_by_its_first_block(
         assert reader.pread(99_000, 10) == b"b" * 10
     source.forget(place)
     assert not source.fetched(place)
+
+
+@pytest.mark.parametrize(
+    "piece", ["\n", " \n", "\t", "linux x\n", "menuentry ", "set ", "initrd=", "#!ipxe\nset a ${a}${a}\n"]
+)
+def test_a_text_that_means_harm_takes_no_longer_than_another(piece: str) -> None:
+    """By squaring its length it would hold the screen for hours: so slow it would never end here."""
+    assert len(list(names_in((piece * LARGEST)[:LARGEST]))) < LARGEST

@@ -67,8 +67,8 @@ def _file(attachment: Attachment) -> tuple[str, str]:
         return str(node["url"]), _left_over(node, {"url", "sslverify"} if node.get("sslverify", True) else {"url"})
     if driver in {"file", "host_device"} and attachment.files:
         return attachment.files[0].path, _left_over(node, {"filename"})
-    if driver == "rbd":
-        return _rbd(attachment), ""
+    if driver == "rbd":  # printed with `//` where it has what cannot be typed, which QEMU takes for another name
+        return _rbd(attachment), "" if is_clean(attachment.location.path) else "its name cannot be typed"
     url, taken = URLS[driver](node) if driver in URLS else ("", set())
     if not url:
         return "", f"Farboot knows no exact short form for {driver}"

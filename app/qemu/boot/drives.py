@@ -78,7 +78,7 @@ def drive_refusals(boot: Layer, options: Options) -> Iterator[str]:
         yield f"{wish.value} passes SCSI commands on, and only a LUN that QEMU's own driver reaches understands them"
     elif boot.image.format != "raw":
         yield f"with {wish.value} the guest would see the {boot.image.format} itself, not the disk in it"
-    elif options.mode is not Mode.WRITE and not is_cd(boot):
+    elif options.mode is not Mode.WRITE and not boot.attachment.cd:  # an ISO's bytes make no CD drive of a disk
         yield f"with {wish.value} what the guest writes goes to the LUN: that is for boots that write (--write)"
 
 

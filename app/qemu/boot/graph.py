@@ -91,7 +91,9 @@ def build_graph(chain: Sequence[Layer], host: Host, mode: Mode = Mode.SNAPSHOT, 
         top = OVERLAY
         nodes += _overlay_nodes()
         steps.insert(0, _create_overlay(host.qemu_img, sectors(chain[0].image.virtual_size)))
-    before = [protocol.check("") for protocol in protocols if protocol.is_disturbed]
+    before: list[Step] = [protocol.check("") for protocol in protocols if protocol.is_disturbed]
+    if before:  # as QEMU opens it, it writes into it already
+        before.append(CheckUnused(chain[0].attachment.location, 0))
     after: list[Step] = [protocol.check("proto" if generic else "format") for protocol in protocols]
     if writes:
         attachment = chain[0].attachment

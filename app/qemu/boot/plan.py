@@ -69,7 +69,7 @@ def _machine(boot: Layer, options: Options, host: Host) -> Machine:
     default = min(DEFAULT_MEMORY, host.memory // 2)
     own = boot.attachment.trusted
     return Machine(
-        name=boot.attachment.location.name,
+        name=boot.attachment.location.title,
         memory=(default if options.memory is None else options.memory) // _MIB * _MIB,
         cpus=min(DEFAULT_CPUS, host.cpus) if options.cpus is None else options.cpus,
         network=options.network or (Network.USER if own else Network.RESTRICTED),
@@ -92,7 +92,8 @@ def _image_refusals(chain: Sequence[Layer], options: Options) -> Iterator[str]:
                 yield clean(hazard.text)
             elif hazard.verdict is Verdict.ASK and hazard.code not in options.accept:
                 yield clean(f"{hazard.text} (this needs a yes: {hazard.code})")
-        if layer.image.virtual_size <= 0:
+        # What is refused already need not be told what follows from it.
+        if layer.image.virtual_size <= 0 and layer.image.verdict is not Verdict.REFUSE:
             yield "the image is empty"
     yield from _chain_refusals(chain)
 
@@ -117,7 +118,7 @@ def _refusals(chain: Sequence[Layer], machine: Machine, options: Options, host: 
 
 def _layer_refusals(layer: Layer, host: Host) -> Iterator[str]:
     attachment, image = layer.attachment, layer.image
-    if image.format not in host.facts.drivers:
+    if image.format not in host.facts.drivers and image.verdict is not Verdict.REFUSE:
         yield f"this QEMU cannot read the format {image.format}"
     driver = attachment.node.get("driver")
     if attachment.route is Route.DRIVER and driver not in host.facts.drivers:

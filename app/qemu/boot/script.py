@@ -60,19 +60,21 @@ until [ -S {socket} ]; do
 done"""
 
 
-def script(plan: BootPlan) -> str:
-    """Return the script of `plan`. Raises Refused for a plan with refusals."""
+def script(plan: BootPlan, notes: Sequence[str] = ()) -> str:
+    """Return the script of `plan`, with these notes at its head beside its own. Raises Refused for a plan with
+    refusals.
+    """
     if plan.refusals:
         raise Refused("boot", plan.location, "; ".join(plan.refusals))
-    said = list(plan.notes)
+    said = [*plan.notes, *notes]
     if not any(isinstance(step, StartBridge) for step in plan.steps):
         said.append("farboot boot also checks, before the guest runs, that the image is still what was looked at")
     if any(isinstance(step, CheckUnused) for step in plan.steps):
         said.append("farboot boot also checks, before the guest runs, that nobody else has the image; this cannot")
     if any(isinstance(step, OpenFile) and step.exclusive for step in plan.steps):
         said.append("farboot boot opens the device exclusively, lest somebody mounts it meanwhile; a shell cannot")
-    notes = "".join(f"# ({clean(note)})\n" for note in said)
-    parts = [_OPENING.format(location=clean(str(plan.location)), notes=notes)]
+    head = "".join(f"# ({clean(note)})\n" for note in said)
+    parts = [_OPENING.format(location=clean(str(plan.location)), notes=head)]
     parts += ["\n".join(lines) + "\n" for step in plan.steps if (lines := list(_lines(step)))]
     return "\n".join(parts)
 
@@ -98,7 +100,7 @@ def _lines(step: Step) -> Iterator[str]:
             yield _words(step.argv)
         case OpenFile():
             yield f"# QEMU finds it as /dev/fdset/{step.fd}, and needs no right to open it."
-            yield f"exec {step.fd}<{'>' if step.writable else ''}{shell_word(step.path)}"
+            yield from _opening(step)
         case StartBridge():
             yield "# The bridge reads the image for QEMU, and serves only what was looked at."
             yield _words(step.argv) + " </dev/null &"
@@ -119,6 +121,13 @@ def _lines(step: Step) -> Iterator[str]:
             yield from _long_command(step)
         case CheckUnchanged() | CheckUnused():
             return
+
+
+def _opening(step: OpenFile) -> Iterator[str]:
+    if step.writable:  # for `<>` makes what is missing
+        gone = shell_word(f"there is no {clean(step.path)}")
+        yield f"[ -e {shell_word(step.path)} ] || {{ printf '%s\\n' {gone} >&2; exit 1; }}"
+    yield f"exec {step.fd}<{'>' if step.writable else ''}{shell_word(step.path)}"
 
 
 def _folder_of(path: str) -> Iterator[str]:

@@ -102,8 +102,10 @@ def _others(layer: Layer) -> Iterator[str]:
 
 def _why_not(layer: Layer) -> str:
     location = layer.attachment.location
-    if location.scheme == "rbd" and any(name.startswith("@") for name in location.names):
+    if location.is_snapshot:
         return "a snapshot cannot be written"
+    if location.scheme == "rbd" and layer.attachment.route is Route.BRIDGE:
+        return "Farboot's bridge only reads images in Ceph"
     if location.scheme in {"file", "host_device"}:
         return "it is read-only, or this account may not write it"
     if location.scheme in _FOR_READERS:

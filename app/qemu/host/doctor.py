@@ -15,6 +15,9 @@ from app.qemu.host.resources import free_memory, usable_cpus
 from app.qemu.options import Host
 from app.qemu.sessions.folders import Folder, runtime_root, state_root
 from probes.errors import FarbootError
+from probes.known.find import find as find_places
+from probes.known.guests import Owners
+from probes.known.root import Root
 from probes.registry import SYSTEMS, System
 from probes.text import clean
 
@@ -57,6 +60,7 @@ class Report:
     machine: tuple[Check, ...]
     confinement: tuple[Check, ...]
     storage: tuple[Check, ...]
+    known: tuple[Check, ...]
     folders: tuple[Check, ...]
 
     @property
@@ -70,8 +74,12 @@ class Report:
         }
 
 
-def examine() -> Report:
-    """Look at everything. Never fails: what cannot be found out is not present, and says why."""
+def examine(why_no_keyring: str = "", root: Root | None = None) -> Report:
+    """Look at everything. Never fails: what cannot be found out is not present, and says why.
+
+    `why_no_keyring` is why nothing can be saved in the system's keyring, empty where it can; `root` is where this
+    machine's own files are looked for.
+    """
     host: Host | None = None
     with suppress(FarbootError):  # which of QEMU's parts it is, is told beside it
         host = find_host()
@@ -81,6 +89,7 @@ def examine() -> Report:
         machine=tuple(_machine(host)),
         confinement=tuple(_confinement(host)),
         storage=tuple(check for system in SYSTEMS for check in _clients(system)),
+        known=(*_known(root or Root()), Check("keyring", not why_no_keyring, why_no_keyring or _KEYRING)),
         folders=(_folder("runtime", runtime_root), _folder("guests", state_root)),
     )
 
@@ -91,8 +100,10 @@ _TITLES = {
     "machine": "What guests run on",
     "confinement": "What QEMU is shut in with",
     "storage": "What Farboot can browse",
+    "known": "What this machine knows already",
     "folders": "Folders",
 }
+_KEYRING = "credentials can be saved in it, by wish"
 
 
 def lines(report: Report) -> list[str]:
@@ -182,8 +193,20 @@ def _clients(system: System) -> Iterator[Check]:
     if not lacking:
         yield Check(system.title, True, schemes)
     for client in lacking:
-        detail = f"{schemes}: the Python package {client.module} is missing"
+        kind = "library" if client.sonames else "Python package"
+        detail = f"{schemes}: the {kind} {client.module} is missing"
         yield Check(system.title, False, detail, client.remedy)
+
+
+def _known(root: Root) -> Iterator[Check]:
+    """What the machine's own files tell; a file that may not be read could have told of more places, or whose disk an
+    image is.
+    """
+    places = find_places(root)
+    Owners.read(root)
+    yield Check("places", True, f"{len(places)} found in this machine's own files")
+    for path in sorted(root.unreadable):
+        yield Check(path, False, "this account may not read it: what it names is not known", "run farboot as root")
 
 
 def _folder(name: str, find: Callable[[], Folder]) -> Check:
