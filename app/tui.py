@@ -129,6 +129,11 @@ class FarbootApp(App[None], inherit_bindings=False):
             return
 
         text = "Its disk is a throwaway overlay: whatever happens to it, the image stays as it is."
+        if guest.mode != "snapshot":
+            text = (
+                "It writes into the image itself. Shut down, it writes what it still holds; "
+                "ended at once, it leaves its file systems as a power cut would."
+            )
         choices = (Choice("s", "shut it down"), Choice("f", "end it at once"))
         self.push_screen(Ask(f"Stop {clean(guest.name)}?", text, choices), answered)
 
@@ -206,8 +211,10 @@ class FarbootApp(App[None], inherit_bindings=False):
                 self.engine.keychain.add(location, answer.credentials, answer.save)
                 then()
 
-        saved = self.engine.keychain.saved
-        self.push_screen(AskCredentials(error, location, saved if isinstance(saved, SavedSecrets) else None), answered)
+        keychain = self.engine.keychain
+        saved = keychain.saved if isinstance(keychain.saved, SavedSecrets) else None
+        username = keychain.get(location).username or ""
+        self.push_screen(AskCredentials(error, location, saved, username), answered)
 
     def _ask_about_host(self, error: UnknownHostKey, location: Location, then: Callable[[], None]) -> None:
         from app.screens.dialogs import Ask, Choice
@@ -220,8 +227,8 @@ class FarbootApp(App[None], inherit_bindings=False):
                 then()
 
         text = f"{error.why}\n\n{error.hint}" if error.hint else error.why
-        choices = (Choice("y", "trusts it this time"), Choice("a", "always: writes it into known_hosts"))
-        self.push_screen(Ask(f"Is this really {clean(location.host)}?", text, choices, "does not trust it"), answered)
+        choices = (Choice("y", "trusts it this time"), Choice("a", "always (known_hosts)"))
+        self.push_screen(Ask(f"Is this really {clean(location.host)}?", text, choices, "no"), answered)
 
     def let_in(self, location: Location) -> None:
         """A server let us in: keep what was wished to be kept."""

@@ -60,7 +60,7 @@ class System:
 
     `isolated` systems run in a child process, for their library blocks without a bound, or holds the GIL.
     `abilities` are the protocols of `probes.source` that the class has beyond the contract. `read_only` systems are
-    somebody's publications: nothing is ever written there.
+    somebody's publications: nothing is ever written there. The servers of `unlisted` ones do not tell what they have.
     """
 
     title: str
@@ -71,6 +71,7 @@ class System:
     example: str = ""
     abilities: tuple[type, ...] = ()
     read_only: bool = False
+    unlisted: bool = False
 
 
 # Debian has 7 for 1.19 and 1.20; Fedora and its kin 8 for 1.18, 9 for 1.19, later ones for what follows.
@@ -150,6 +151,7 @@ SYSTEMS: tuple[System, ...] = (
         example="tftp://host/boot.iso",
         abilities=(Fetches,),
         read_only=True,
+        unlisted=True,
     ),
     System(
         "NBD",

@@ -1,30 +1,52 @@
-"""Takes the README's pictures: the real application on the demonstration's real server, with a real guest.
+"""Takes the README's pictures: the real application on the demonstration's real server, with a real guest, and on an
+NBD server (nbdkit, on NBD's own port, which must be free).
 
     PYTHONPATH=. python screenshots/make.py
 
-Guests run in session folders of the pictures' own, and end with them.
+Guests run in session folders of the pictures' own, and end with them. What "the machine knows already" is made up.
 """
 
 import asyncio
+import contextlib
 import os
+import shutil
+import socket
+import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from textual.pilot import Pilot
 
-from app.demo.show import demonstration
+from app.demo.guest import build
+from app.demo.show import cache_folder, demonstration
 from app.engine import Engine
+from app.memory import Memory
 from app.qemu.sessions import session
 from app.screens.browse import Browse
 from app.screens.guest import GuestRoom
+from app.screens.starting import Starting
 from app.tui import FarbootApp
+from probes.known.root import Root
 from probes.location import Location
 
 HERE = Path(__file__).parent
 CONSOLE, DESK = (80, 24), (120, 36)
 _DEADLINE = 180.0
+_NBD_PORT = 10809
+
+_KNOWN = {
+    "etc/pve/storage.cfg": "nfs: backup-nas\n\texport /srv/backup\n\tserver 192.0.2.9\n\tcontent images\n",
+    "etc/ceph/ceph.conf": "[global]\nmon_host = 192.0.2.21\n",
+    "etc/fstab": "192.0.2.7:/srv/iso /mnt/iso nfs ro,noauto 0 0\n",
+    "root/.ssh/config": "Host hypervisor2\n  HostName 192.0.2.32\n",
+}
+_SETTINGS = """\
+[[bookmark]]
+name = "golden images"
+location = "nfs://192.0.2.9/srv/golden/"
+"""
 
 
 def main() -> None:
@@ -35,10 +57,11 @@ def main() -> None:
             folder.mkdir(mode=0o700)
             os.environ[variable] = str(folder)
         os.environ["TERM"] = "xterm-256color"
-        with demonstration() as location:
+        with demonstration() as location, _nbd_server(Path(name) / "images") as nbd:
             try:
                 for theme, size in (("farboot", DESK), ("farboot-ansi", CONSOLE)):
-                    asyncio.run(_tour(str(location), theme, size))
+                    asyncio.run(_tour(str(location), _memory(Path(name) / f"{theme}-tour"), theme, size))
+                    asyncio.run(_places(nbd, _memory(Path(name) / theme), theme, size))
                     _stop_guests()
             finally:
                 _stop_guests()
@@ -51,8 +74,8 @@ def _stop_guests() -> None:
             session.stop(guest.id, force=True)
 
 
-async def _tour(url: str, theme: str, size: tuple[int, int]) -> None:
-    app = FarbootApp(Engine(), Location.parse(url)[0])
+async def _tour(url: str, memory: Memory, theme: str, size: tuple[int, int]) -> None:
+    app = FarbootApp(Engine(), Location.parse(url)[0], memory=memory)
     app.theme = theme
     where = "console" if size == CONSOLE else "desk"
 
@@ -86,6 +109,76 @@ async def _tour(url: str, theme: str, size: tuple[int, int]) -> None:
         await _until(pilot, lambda: any(guest.state == "running" for guest in app.guests))
         await pilot.pause(0.2)
         take("guests")
+
+
+async def _places(url: str, memory: Memory, theme: str, size: tuple[int, int]) -> None:
+    """What the machine knows already; then a server that can be written, and the question before that."""
+    app = FarbootApp(Engine(), memory=memory)
+    app.theme = theme
+    where = "console" if size == CONSOLE else "desk"
+
+    def take(name: str) -> None:
+        app.save_screenshot(f"{name}-{where}.svg", str(HERE))
+        print(f"{name}-{where}.svg")
+
+    async with app.run_test(size=size) as pilot:
+        browse = app.screen_stack[0]
+        assert isinstance(browse, Browse)
+        await _until(pilot, lambda: any(place.title == "hypervisor2" for place in browse.places.places))
+        while browse.places.place and browse.places.place.title != "backup-nas":
+            await pilot.press("down")
+        await pilot.pause(0.2)
+        take("places")
+        browse.open(Location.parse(url)[0])
+        await _until(pilot, lambda: browse.folder and browse.folder.done and len(browse.folder.rows))
+        while browse.listing.entry and not browse.listing.entry.name.startswith("web"):
+            await pilot.press("down")
+        await _until(pilot, lambda: browse.details.facts.command)
+        await _until(pilot, lambda: all(row.entry.size for row in browse.listing.rows.visible))
+        take("nbd")
+        await pilot.press("w")
+        await _until(pilot, lambda: isinstance(app.screen, Starting) and app.screen.query_one("#sure").display)
+        await pilot.pause(0.2)
+        take("write")
+        await pilot.press("escape")
+
+
+def _memory(folder: Path) -> Memory:
+    """A person and a machine made up for the pictures."""
+    for path, text in _KNOWN.items():
+        whole = folder / "root" / path
+        whole.parent.mkdir(parents=True, exist_ok=True)
+        whole.write_text(text)
+    (folder / "settings.toml").write_text(_SETTINGS)
+    return Memory(f"{folder}/settings.toml", f"{folder}/history", Root(f"{folder}/root", "/root"))
+
+
+@contextlib.contextmanager
+def _nbd_server(folder: Path) -> Iterator[str]:
+    """An NBD server with the tiny guest as a few images; its location."""
+    folder.mkdir()
+    guest = build(cache_folder().parent / "guest")
+    for name, image in {
+        "db-01.raw": guest.raw, "db-02.raw": guest.raw, "installer.iso": guest.iso, "mail.qcow2": guest.qcow2,
+        "web-01.qcow2": guest.qcow2, "web-02.qcow2": guest.qcow2,
+    }.items():  # fmt: skip
+        shutil.copy(image, folder / name)
+    argv = ["nbdkit", "-f", "-i", "127.0.0.1", "-p", str(_NBD_PORT), "file", f"dir={folder}"]
+    server = subprocess.Popen(argv)
+    try:
+        _await_port(server)
+        yield "nbd://localhost/"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _await_port(server: "subprocess.Popen[bytes]") -> None:
+    end = time.monotonic() + _DEADLINE
+    while server.poll() is None and time.monotonic() < end:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", _NBD_PORT), 0.2):
+            return
+    raise RuntimeError("nbdkit did not start")
 
 
 async def _until(pilot: Pilot[None], happened: Callable[[], object]) -> None:

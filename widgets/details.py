@@ -137,7 +137,8 @@ class Details(VerticalScroll):
             rows.append(("Changed", Text(short_time(entry.modified))))
         if entry.note:
             rows.append(("Note", Text(clean(entry.note))))
-        rows.append(("Enter", Text("opens it" if entry.kind is Kind.CONTAINER else "looks what it is")))
+        if entry.kind is not Kind.IMAGE:
+            rows.append(("Enter", Text("opens it" if entry.kind is Kind.CONTAINER else "looks what it is")))
         return self._table(rows)
 
     def _error(self, error: FarbootError) -> RenderableType:
@@ -156,9 +157,11 @@ class Details(VerticalScroll):
         if refused:
             name, words = _VERDICTS[Verdict.REFUSE]
         verdict = Text(f" {words} ", self._style(name) + Style(reverse=True, bold=True))
-        sizes = human_size(image.virtual_size)
-        if image.file_size != image.virtual_size:
-            sizes += f" ({human_size(image.file_size)} stored)"
+        sizes, stored = human_size(image.virtual_size), human_size(image.file_size)
+        if image.virtual_size == 0:
+            sizes = stored
+        elif sizes != stored:
+            sizes += f" ({stored} stored)"
         features = "".join(f", {clean(feature)}" for feature in image.features)
         form = Text.assemble((image.format, "bold"), features)
         parts: list[RenderableType] = []

@@ -16,7 +16,7 @@ from widgets.rows_view import RowsView
 
 @dataclass(frozen=True)
 class GuestLine:
-    """A guest as its line shows it: `lasts` in seconds, `memory` in bytes."""
+    """A guest as its line shows it: `lasts` in seconds, `memory` in bytes; `writes` says into the image itself."""
 
     id: str
     name: str
@@ -25,6 +25,7 @@ class GuestLine:
     memory: int
     location: str
     error: str = ""
+    writes: bool = False
 
 
 class GuestsTable(RowsView):
@@ -47,6 +48,10 @@ class GuestsTable(RowsView):
     def guest(self) -> GuestLine | None:
         """The guest under the cursor."""
         return self.lines[self.cursor] if self.cursor < len(self.lines) else None
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Without a guest there is no console."""
+        return self.guest is not None if action == "choose" else True
 
     def show(self, lines: Sequence[GuestLine]) -> None:
         """Show these guests."""
@@ -78,5 +83,6 @@ class GuestsTable(RowsView):
             Segment(human_size(line.memory).rjust(10) + "  ", base),
         ]
         if rest > 8:
-            segments.append(Segment(fit(clean(line.error or line.location), rest), faint))
+            about = f"writes {line.location}" if line.writes else line.location
+            segments.append(Segment(fit(clean(line.error or about), rest), faint))
         return segments

@@ -126,6 +126,9 @@ class Listing(RowsView):
         style = base if selected else self._kind_style(entry.kind, faint)
         size_width = _SIZE_WIDTH if width >= 34 else 0
         time_width = 18 if width >= 66 else 12 if width >= 48 else 0
+        if entry.size is None:  # a column that is empty has room for the name and the note
+            size_width = 0
+            time_width = time_width if entry.modified is not None else 0
         room = width - size_width - time_width - 3
         suffix = "/" if entry.kind is Kind.CONTAINER else ""
         name = row.shown

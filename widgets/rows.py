@@ -1,10 +1,9 @@
 """The rows of a listing: sorted, filtered, and kept so while more arrive. Pure; no terminal in it.
 
 Made for 100,000 rows: what a row's order and looks need is worked out once, in the thread that fetches it
-(`Row.of`); what remains for the screen's thread are merges of sorted lists of ready keys.
+(`Row.of`); what remains for the screen's thread is to put ready keys in their place.
 """
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from enum import Enum
 from operator import attrgetter
@@ -13,6 +12,7 @@ from typing import Any
 from probes.entry import Entry, Kind
 from probes.text import clean
 from probes.words import natural
+from widgets.sorted_rows import Sorted
 
 
 class Order(Enum):
@@ -73,20 +73,17 @@ class Rows:
     def __init__(self) -> None:
         self.order = Order.NAME
         self.needle = ""
-        self._all: list[Row] = []
-        self.visible: list[Row] = self._all
+        self._all = Sorted(_KEYS[self.order])
+        self.visible = self._all
 
     def __len__(self) -> int:
         return len(self._all)
 
     def add(self, batch: list[Row]) -> None:
         """Merge `batch` in."""
-        key = _KEYS[self.order]
-        self._all.extend(batch)
-        self._all.sort(key=key)  # a sorted run and a short tail: a merge, in C
-        if self.needle:
-            self.visible = self.visible + [row for row in batch if self.needle in row.folded]
-            self.visible.sort(key=key)
+        self._all.add(batch)
+        if self.visible is not self._all:
+            self.visible.add([row for row in batch if self.needle in row.folded])
 
     def filter(self, text: str) -> None:
         """Let through only the rows whose shown name contains `text`, whatever its case."""
@@ -95,25 +92,25 @@ class Rows:
             return
         pool = self.visible if needle.startswith(self.needle) and self.needle else self._all
         self.needle = needle
-        self.visible = [row for row in pool if needle in row.folded] if needle else self._all
+        if not needle:
+            self.visible = self._all
+            return
+        found = [row for row in pool if needle in row.folded]
+        self.visible = Sorted(_KEYS[self.order], found, is_sorted=True)
 
     def sort(self, order: Order) -> None:
         """Put the rows into another order."""
         self.order = order
-        key = _KEYS[order]
-        self._all.sort(key=key)
-        if self.needle:
-            self.visible.sort(key=key)
+        is_filtered = self.visible is not self._all
+        self._all = Sorted(_KEYS[order], self._all)
+        self.visible = Sorted(_KEYS[order], self.visible) if is_filtered else self._all
 
     def index_of(self, row: Row) -> int | None:
         """The position of `row` among the visible ones."""
-        key = _KEYS[self.order]
-        index = bisect_left(self.visible, key(row), key=key)
-        while index < len(self.visible) and key(self.visible[index]) == key(row):
-            if self.visible[index] is row:
-                return index
-            index += 1
-        return None
+        try:
+            return self.visible.index(row)
+        except ValueError:
+            return None
 
     def match(self, row: Row) -> tuple[int, int]:
         """Where in `row.shown` the filter's text is, as start and end; (0, 0) for nowhere that could be marked."""

@@ -14,6 +14,8 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from widgets.cells import cut
+
 
 class RowsView(ScrollView, can_focus=True):
     """Lines of text under a cursor. A subclass says how many there are and draws one."""
@@ -118,7 +120,7 @@ class RowsView(ScrollView, can_focus=True):
             text = self._conclusion if index == self.row_count() + 1 else ""
             text = self.empty_text() if y == 1 and self.row_count() == 0 else text
             faint = self.get_component_rich_style("rows--faint")
-            return Strip([Segment(f"  {text}", faint)]).adjust_cell_length(width, base)
+            return Strip([Segment(f"  {cut(text, width - 3)}", faint)]).adjust_cell_length(width, base)
         selected = index == self.cursor
         if selected:
             base = self.get_component_rich_style("rows--cursor")

@@ -25,12 +25,13 @@ def ps(_engine: Engine, arguments: argparse.Namespace) -> int:
                 str(s.pid or "-"),
                 since(time.time() - s.started),
                 human_size(s.memory),
+                "into the image" if s.mode == "write" else "thrown away",
                 clean(s.location),
                 s.error,
             )
             for s in found
         ]
-        for line in table(("ID", "STATE", "PID", "SINCE", "MEMORY", "LOCATION", "WHY"), rows, right=(2, 4)):
+        for line in table(("ID", "STATE", "PID", "SINCE", "MEMORY", "WRITES", "LOCATION", "WHY"), rows, right=(2, 4)):
             say(line)
     return DONE
 

@@ -9,14 +9,15 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
-from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
 from app.background import ask
 from app.saved_secrets import SavedSecrets
+from app.screens.dialogs import Dialog
 from probes.credentials import Credentials, Secret
 from probes.errors import Denied
 from probes.location import Location
+from probes.text import clean
 from widgets.tick import Tick
 
 _LABELS = {
@@ -47,8 +48,10 @@ class Answer:
     save: bool = False
 
 
-class AskCredentials(ModalScreen[Answer | None]):
-    """One line for each thing that could open the location; None for Esc. `saved` is the keyring that may be there."""
+class AskCredentials(Dialog[Answer | None]):
+    """One line for each thing that could open the location; None for Esc. `saved` is the keyring that may be there,
+    `username` the one tried before.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss(None)", "Cancel"),
@@ -56,11 +59,14 @@ class AskCredentials(ModalScreen[Answer | None]):
         Binding("up", "app.focus_previous", "Before", show=False),
     ]
 
-    def __init__(self, error: Denied, location: Location, saved: SavedSecrets | None = None) -> None:
+    def __init__(
+        self, error: Denied, location: Location, saved: SavedSecrets | None = None, username: str = ""
+    ) -> None:
         super().__init__()
         self._error = error
         self._location = location
         self._saved = saved
+        self._username = username or location.user or ""
         self._fields = [field for field in error.wants if field in _LABELS]
 
     def compose(self) -> ComposeResult:
@@ -72,13 +78,14 @@ class AskCredentials(ModalScreen[Answer | None]):
                 for field in self._fields:
                     label = _KEYS.get(self._location.scheme, _LABELS[field]) if field == "key" else _LABELS[field]
                     yield Static(Text(label), classes="dialog-label")
-                    value = (self._location.user or "") if field == "username" else ""
+                    value = self._username if field == "username" else ""
                     yield Input(value, id=field, password=field not in _PLAIN, classes="dialog-input")
                 if self._saved is not None:
                     tick = Tick("save in the system's keyring (space)", id="save")
                     tick.display = False
                     yield tick
                     yield Static(id="no-keyring", classes="dialog-label", markup=False)
+            yield Static(id="wrong", classes="dialog-error", markup=False)
             keys = Text.assemble(("enter", "bold"), " goes on    ", ("esc", "bold"), " leaves it")
             yield Static(keys, classes="dialog-keys")
 
@@ -89,6 +96,7 @@ class AskCredentials(ModalScreen[Answer | None]):
         """Start in the first field that is empty, and find out whether there is a keyring."""
         lines = list(self.query(Input))
         next((line for line in lines if not line.value), lines[0]).focus()
+        self.query_one("#wrong").display = False
         saved = self._saved
         if saved is not None:
             ask(self, saved.why_not, self._keyring_asked, lambda _: None)
@@ -118,7 +126,30 @@ class AskCredentials(ModalScreen[Answer | None]):
                 values[line.id] = _value(line.id, line.value)
         ticks = list(self.query(Tick))
         save = bool(ticks and ticks[0].display and ticks[0].value)
-        self.dismiss(Answer(Credentials(**values), save) if values else None)  # type: ignore[arg-type]  # the fields' own types
+        answer = Answer(Credentials(**values), save) if values else None  # type: ignore[arg-type]  # the fields' own types
+        paths = [str(value) for field, value in values.items() if field in _PATHS]
+        ask(self, lambda: _not_pem(paths), lambda wrong: self._looked_at(wrong, answer), lambda _: None)
+
+    def _looked_at(self, wrong: str, answer: Answer | None) -> None:
+        """A file that is none would be no reason to ask again later: it is said here, where it can be mended."""
+        if wrong:
+            self.query_one("#wrong", Static).update(wrong)
+            self.query_one("#wrong").display = True
+        else:
+            self.dismiss(answer)
+
+
+def _not_pem(paths: list[str]) -> str:
+    """What is wrong with the first of the files that cannot be used; empty where all can."""
+    for path in paths:
+        try:
+            with open(path, "rb") as file:
+                head = file.read(1 << 20)
+        except OSError as error:
+            return f"{clean(path)}: {(error.strerror or str(error)).lower()}"
+        if b"-----BEGIN " not in head:
+            return f"{clean(path)}: that is no PEM file"
+    return ""
 
 
 def _value(field: str, text: str) -> str | Secret:

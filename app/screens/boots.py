@@ -30,9 +30,8 @@ def may_be_written(location: Location, image: Image | None = None) -> bool:
         system = system_of(location.scheme)
     except Unsupported:
         return False
-    is_snapshot = location.scheme == "rbd" and any(name.startswith("@") for name in location.names)
     is_cd = image is not None and image.media.kind is MediaKind.CD
-    return not (system.read_only or is_snapshot or is_cd)
+    return not (system.read_only or location.is_snapshot or is_cd)
 
 
 class Boots(Room):

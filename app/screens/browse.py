@@ -9,18 +9,18 @@ from textual.containers import Container, Horizontal, Vertical
 from textual.widgets import Input
 
 from app.memory import Memory
-from app.screens.boots import Boots
 from app.screens.contract import Engine
 from app.screens.folder import Folder, has_snapshots
 from app.screens.look import Look
 from app.screens.places import described, examples
 from app.screens.places_pane import PlacesPane
+from app.screens.pointing import Pointing
 from app.screens.sizes import Sizes
 from app.screens.visit import Visit
 from app.settings import Settings
 from probes.credentials import Credentials
 from probes.entry import Entry, Kind
-from probes.errors import Denied, FarbootError
+from probes.errors import Denied, FarbootError, Unsupported
 from probes.image import Image
 from probes.location import Location
 from widgets.details import Details
@@ -35,19 +35,15 @@ _ORDERS = list(Order)
 _WELCOME = "Choose a place, or press o for any location."
 
 
-class Browse(Boots):
+class Browse(Pointing):
     """Places, listing, description."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("n", "rename", "Rename"),
-        Binding("d", "remove", "Remove"),
         # These two are asked before the panes: what is typed on at once, or in one burst, belongs to their lines.
         Binding("slash", "filter", "Filter", key_display="/", priority=True),
         Binding("o", "open", "Go to", priority=True),
         Binding("escape,backspace,left,h", "back", "Back", key_display="esc"),
         Binding("r", "reload", "Reload"),
-        Binding("y", "copy_location", "Copy", show=False),
-        Binding("m", "bookmark", "Bookmark", show=False),
         Binding("greater_than_sign", "sort(1)", "Sort", key_display=">", show=False),
         Binding("less_than_sign", "sort(-1)", "Sort back", show=False),
         Binding("tab", "next_pane(1)", "Next pane", show=False),
@@ -98,16 +94,6 @@ class Browse(Boots):
         return self._pane.settings
 
     @property
-    def places(self) -> PlacesView:
-        """The pane on the left."""
-        return self.query_one(PlacesView)
-
-    @property
-    def listing(self) -> Listing:
-        """The pane in the middle."""
-        return self.query_one(Listing)
-
-    @property
     def details(self) -> Details:
         """The pane on the right, or below."""
         return self.query_one(Details)
@@ -136,10 +122,17 @@ class Browse(Boots):
         self.refresh_bindings()
 
     def _enter(self, folder: Folder, certain: bool = True) -> None:
+        self._leave(certain)
+        self._visit.enter(folder, certain)
+
+    def _enter_inner(self, location: Location) -> None:
+        self._leave()
+        self._visit.enter_inner(location)
+
+    def _leave(self, certain: bool = True) -> None:
         self._asked = None if certain else self._asked
         self._sizes.forget()
         self._show_listing()
-        self._visit.enter(folder, certain)
 
     def _show_listing(self) -> None:
         self.listing.focus()
@@ -161,7 +154,7 @@ class Browse(Boots):
             self._asked = None
         self.farboot.let_in(folder.location)
         self.places.mark(folder.location)
-        if folder.aside is not None:
+        if folder.aside is not None and not isinstance(folder.aside, Unsupported):  # that is no news
             self.farboot.say(f"The folder around it cannot be listed: {folder.aside.why}", "warning")
 
     def _not_listed(self, folder: Folder, error: FarbootError) -> None:
@@ -228,7 +221,7 @@ class Browse(Boots):
         if entry is None:
             return
         if entry.kind is Kind.CONTAINER:
-            self._enter(Folder(entry.location))
+            self._enter_inner(entry.location)
             return
         if self._has_snapshots(entry):
             self._enter(Folder(entry.location, of_image=True))
@@ -252,7 +245,7 @@ class Browse(Boots):
                 self.listing.focus()
         elif filter_line.active:
             filter_line.reset()
-        elif self.folder is None or (outer := self.folder.location.parent) is None:
+        elif self.folder is None or (outer := self._visit.outer) is None:
             self._enter_places()
         else:
             self._show_listing()
@@ -341,17 +334,23 @@ class Browse(Boots):
             if answer is not None:
                 self.open(*answer)
 
+        folder = self.folder
+        if not typed and folder is not None and isinstance(folder.error, Unsupported) and self.focused is self.listing:
+            typed = str(folder.location)  # where nothing can be listed, a path is typed behind it
         self.app.push_screen(OpenLocation(typed, self._pane.used, examples()), opened)
 
     @property
     def image_entry(self) -> Entry | None:
+        """What is called neither an image nor a container can be booted once Enter has found an image in it."""
         entry = self.listing.entry
-        return entry if entry is not None and entry.kind is not Kind.CONTAINER else None
+        if entry is None or entry.kind is Kind.CONTAINER or (entry.kind is Kind.OTHER and self.image is None):
+            return None
+        return entry
 
     @property
     def image(self) -> Image | None:
         facts = self.details.facts
-        return facts.image if facts.entry == self.image_entry else None
+        return facts.image if facts.entry == self.listing.entry else None
 
     def allows(self, action: str) -> bool:
         """Which keys do something now."""
@@ -359,8 +358,7 @@ class Browse(Boots):
         if boots is not None:
             return boots and self.focused is not self.places
         if action in {"rename", "remove"}:
-            kind = self.places.place.kind if self.places.place is not None else ""
-            return self.focused is self.places and (kind == "bookmark" or (kind == "used" and action == "remove"))
+            return self.allows_change(action)
         if action == "open":
             return not isinstance(self.focused, Input)
         if action == "back":
@@ -373,31 +371,3 @@ class Browse(Boots):
 
     def booted(self, location: Location) -> None:
         self._pane.used_now(location)
-
-    @property
-    def _pointed_at(self) -> Location | None:
-        """The location under the cursor, or of the place."""
-        if self.focused is self.places:
-            return self.places.place.location if self.places.place else None
-        entry = self.listing.entry
-        return entry.location if entry else self.folder.location if self.folder else None
-
-    def action_bookmark(self) -> None:
-        """Save the place under the cursor, or the one around it, under a name."""
-        location = self._pointed_at
-        if location is not None:
-            self._pane.save(location, location.name)
-
-    def action_rename(self) -> None:
-        """Give a saved place another name."""
-        self._pane.rename(self.places.place)
-
-    def action_remove(self) -> None:
-        """Take a place off the list."""
-        self._pane.remove(self.places.place)
-
-    def action_copy_location(self) -> None:
-        """Copy the location under the cursor, or of the place."""
-        location = self._pointed_at
-        if location is not None:
-            self.farboot.copy("The location", str(location))

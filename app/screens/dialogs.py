@@ -8,10 +8,21 @@ from rich.console import RenderableType
 from rich.text import Text
 from textual import events
 from textual.app import ComposeResult
+from textual.await_complete import AwaitComplete
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
-from textual.screen import ModalScreen
+from textual.screen import ModalScreen, ScreenResultType
 from textual.widgets import Input, Static
+
+
+class Dialog(ModalScreen[ScreenResultType]):
+    """A question in front of a room, answered once."""
+
+    def dismiss(self, result: ScreenResultType | None = None) -> AwaitComplete:
+        """Give the answer. Of keys that come in one burst, several reach a question that the first of them answered:
+        they do nothing, where Textual would take away whatever is in front by then.
+        """
+        return super().dismiss(result) if self.is_active else AwaitComplete()
 
 
 @dataclass(frozen=True)
@@ -22,7 +33,7 @@ class Choice:
     label: str
 
 
-class Ask(ModalScreen[str | None]):
+class Ask(Dialog[str | None]):
     """A question with a few answers, each one key; gives that key, or None for Esc."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "Cancel")]
@@ -40,6 +51,7 @@ class Ask(ModalScreen[str | None]):
         for choice in (*self._choices, Choice("esc", self._cancel)):
             answers.append(choice.key, "bold")
             answers.append(f" {choice.label}    ")
+        answers.rstrip()
         with Vertical(classes="dialog"):
             yield Static(Text(self._title, overflow="ellipsis", no_wrap=True), classes="dialog-title")
             with VerticalScroll(classes="dialog-text"):
@@ -53,7 +65,7 @@ class Ask(ModalScreen[str | None]):
             self.dismiss(event.key)
 
 
-class Show(ModalScreen[None]):
+class Show(Dialog[None]):
     """A text to read, or to mark with the mouse, where no clipboard can be reached."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -92,7 +104,7 @@ class Show(ModalScreen[None]):
         self.query_one(VerticalScroll).scroll_relative(y=lines, animate=False)
 
 
-class AskLine(ModalScreen[str | None]):
+class AskLine(Dialog[str | None]):
     """A line to type, which begins as `value`; gives what was typed, or None for Esc."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "Cancel")]

@@ -6,17 +6,21 @@ from dataclasses import replace
 
 from app.background import Job, Lane
 from probes.entry import Entry, Kind
-from probes.errors import FarbootError, NotAContainer
+from probes.errors import BadAnswer, FarbootError, NotAContainer
 from probes.known.guests import Owners
 from probes.location import Location
 from probes.registry import SYSTEMS
 from probes.source import HasSnapshots, Source
 from widgets.rows import Row, Rows
 
-PAUSE = 0.05
+PAUSE = 0.03
 """Seconds between two batches."""
 
-_SMALLEST_BATCH = 5000
+MOST_ROWS = 2_000_000
+"""Entries of one place that are kept, some 600 bytes each: a server could send them for ever."""
+
+_BATCH = 2000
+"""Rows that are put in their places without a pause that is felt: in some 8 ms."""
 
 
 class Folder:
@@ -41,7 +45,10 @@ class Folder:
         self._arrived: deque[Row] = deque()
 
     def receive(self, entry: Entry, leading: bool = False) -> None:
-        """Take an entry, from any thread."""
+        """Take an entry, from any thread. Raises BadAnswer for one too many."""
+        if len(self.rows) + len(self._arrived) >= MOST_ROWS:
+            why, hint = f"it has more than {MOST_ROWS:,} entries", "o opens one of the others by its name"
+            raise BadAnswer("list", self.location, why, hint)
         self._arrived.append(Row(with_owner(entry, self.owners), leading))
 
     @property
@@ -62,8 +69,7 @@ class Folder:
 
     def take(self) -> list[Row]:
         """Give the rows that arrived, but not more than can be merged without a pause that is felt."""
-        count = min(len(self._arrived), max(_SMALLEST_BATCH, len(self.rows) // 8))
-        return [self._arrived.popleft() for _ in range(count)]
+        return [self._arrived.popleft() for _ in range(min(len(self._arrived), _BATCH))]
 
     @property
     def waiting(self) -> bool:

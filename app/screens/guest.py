@@ -150,6 +150,8 @@ class GuestRoom(Room):
     def _show_state(self) -> None:
         guest = self._guest
         state = f"{guest.state}, {since(time.time() - guest.started)}, {human_size(guest.memory)}"
+        if guest.mode == "write":
+            state = f"WRITES, {state}"
         if guest.is_over:
             state = f"{guest.state}: {guest.error}" if guest.error else str(guest.state)
         if self.console.holding:

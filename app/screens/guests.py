@@ -52,6 +52,7 @@ class GuestsRoom(Room):
                     guest.memory,
                     guest.location,
                     guest.error,
+                    guest.mode == "write",
                 )
                 for guest in sorted(guests, key=_first_running)
             ]

@@ -19,9 +19,9 @@ _KEYS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     (
         "Looking for an image",
         (
-            ("b", "boot it, as the settings say: what the guest writes is thrown away"),
+            ("b", "boot it; what the guest writes is thrown away, unless the settings say else"),
             ("w  s", "boot it for writing, which is asked first; boot a snapshot"),
-            ("enter", "on a Ceph image: its snapshots, which boot as well"),
+            ("enter", "on an image in Ceph or Sheepdog: its snapshots, which boot as well"),
             ("o", "open any location, typed or pasted"),
             ("/", "show only the names that contain what you type"),
             ("> <", "sort by name, largest first, newest first"),

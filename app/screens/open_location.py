@@ -1,5 +1,6 @@
 """Opening any location, typed or pasted."""
 
+import os
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -8,19 +9,20 @@ from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
-from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
+from app.screens.dialogs import Dialog
 from probes.credentials import Credentials
 from probes.errors import FarbootError
 from probes.location import Location
+from probes.text import clean
 from widgets.places import Place, PlacesView
 from widgets.rows_view import RowsView
 
 Opened = tuple[Location, Credentials]
 
 
-class OpenLocation(ModalScreen[Opened | None]):
+class OpenLocation(Dialog[Opened | None]):
     """A line to type a location into, with the ones used before, and examples."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -95,8 +97,15 @@ class OpenLocation(ModalScreen[Opened | None]):
     @on(Input.Submitted)
     def submit(self, event: Input.Submitted) -> None:
         """Give the location, or say what is wrong with it."""
+        typed = event.value.strip()
         try:
-            self.dismiss(Location.parse(event.value.strip()))
+            location = Location.parse(typed)
         except FarbootError as error:
             hint = f"\n{error.hint}" if error.hint else ""
             self.query_one("#open-error", Static).update(Text(f"{error.why}{hint}"))
+            return
+        if location[0].scheme == "file" and "/" not in typed and not os.path.lexists(location[0].path):
+            why = f"there is no such file here; a server is typed with its system, such as nfs://{typed}/"
+            self.query_one("#open-error", Static).update(Text(clean(why)))
+            return
+        self.dismiss(location)

@@ -22,7 +22,8 @@ def places(opened: Sequence[Location], known: Remembered | None = None) -> list[
     listed: list[Place] = []
     listed += _group("Bookmarks", [_of_bookmark(bookmark) for bookmark in known.settings.bookmarks])
     listed += _group("Storage", [_of_system(system) for system in SYSTEMS])
-    listed += _group("Opened", _opened(opened, listed))
+    elsewhere = [*(place.location for place in listed), *(found.location for found in known.found)]
+    listed += _group("Opened", _opened(opened, elsewhere))
     for origin in dict.fromkeys(found.origin for found in known.found):
         here = [found for found in known.found if found.origin == origin]
         about = f"Found in {origin}." if origin != "mounted" else "Found among the mounts."
@@ -47,7 +48,8 @@ def described(place: Place) -> str:
     """What there is to say of a place under the cursor."""
     title = clean(place.title)
     if place.missing:
-        return f"{title} cannot be used yet.\n\nInstall its client: {place.missing}"
+        ways = place.missing.replace("; ", "\n\n").replace(" or ", "\nor ")
+        return f"{title} cannot be used yet. Install its client:\n\n{ways}"
     about = f"\n\n{place.about}" if place.about else ""
     if place.location is not None:
         return f"{title}\n\nEnter lists {place.location}{about}"
@@ -77,10 +79,10 @@ def _of_bookmark(bookmark: Bookmark) -> Place:
     return _off(Place(bookmark.name, place, about=f"Saved. {about}", kind="bookmark"))
 
 
-def _opened(opened: Sequence[Location], listed: Sequence[Place]) -> list[Place]:
+def _opened(opened: Sequence[Location], elsewhere: Sequence[Location | None]) -> list[Place]:
     roots = (location if location.scheme == "file" else location.root for location in opened)
-    known = {str(place.location) for place in listed}
-    return [Place(_title(root), root) for root in dict.fromkeys(roots) if str(root) not in known]
+    known = {str(location).rstrip("/") for location in elsewhere}
+    return [Place(_title(root), root) for root in dict.fromkeys(roots) if str(root).rstrip("/") not in known]
 
 
 def _used(used: Sequence[str], listed: Sequence[Place], opened: Sequence[Location]) -> Iterator[Place]:

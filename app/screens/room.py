@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual import events
 from textual.app import ComposeResult
+from textual.await_complete import AwaitComplete
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 from textual.widgets import Static
@@ -67,6 +68,10 @@ class Room(Screen[None]):
     def compose_room(self) -> ComposeResult:
         """What is between the bars."""
         raise NotImplementedError
+
+    def dismiss(self, result: None = None) -> AwaitComplete:
+        """Leave the room, once, however often a key that leaves it was pressed in one burst."""
+        return super().dismiss(result) if self.is_active else AwaitComplete()
 
     def guests_changed(self, guests: "Sequence[SessionInfo]") -> None:
         """The guests of this host were looked at."""

@@ -7,11 +7,11 @@ from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
-from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
 from app.background import Job, Pace, start
 from app.screens.contract import Engine
+from app.screens.dialogs import Dialog
 from probes.attachment import Mode
 from probes.errors import Cancelled, Denied, FarbootError
 from probes.image import Verdict
@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 _YES = "yes"
 """What is typed before a guest may write into an image: a word, for a single key is pressed too easily."""
 
+_NO = frozenset({"n", "no", "q"})
 
-class Starting(ModalScreen["SessionInfo | None"]):
+
+class Starting(Dialog["SessionInfo | None"]):
     """Boots the image at `location` as `options` say; gives the guest, or None.
 
     A boot for writing waits until the person has read what will be written into and typed `yes`.
@@ -58,7 +60,7 @@ class Starting(ModalScreen["SessionInfo | None"]):
         writes = self._options.mode is Mode.WRITE
         with Vertical(classes="dialog" + (" writes" if writes else "")):
             what = "Boot, WRITING into" if writes else "Boot a snapshot of"
-            title = Text(f"{what} {clean(self._location.name)}", overflow="ellipsis", no_wrap=True)
+            title = Text(f"{what} {clean(self._location.title)}", overflow="ellipsis", no_wrap=True)
             yield Static(title, classes="dialog-title")
             with VerticalScroll(classes="dialog-text"):
                 yield Static(id="starting")
@@ -163,12 +165,17 @@ class Starting(ModalScreen["SessionInfo | None"]):
 
     @on(Input.Submitted)
     def sure(self, event: Input.Submitted) -> None:
-        """Boot it for writing, after the whole word."""
+        """Boot it for writing, after the whole word; what means no leaves it, and anything else is asked again."""
         event.stop()
-        if event.value.strip().casefold() == _YES:
+        answer = event.value.strip().casefold()
+        if answer == _YES:
             event.input.display = False
             self.set_focus(None)
             self._go_on()
+        elif answer in _NO:
+            self.action_cancel()
+        else:
+            event.input.value = ""
 
     def on_key(self, event: events.Key) -> None:
         """What is typed while another part has the focus belongs into the line, once it is there."""

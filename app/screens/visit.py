@@ -10,9 +10,10 @@ from textual.timer import Timer
 from app.background import Job, Lane, start
 from app.screens.contract import Engine
 from app.screens.folder import PAUSE, Folder, fill, next_pause
-from probes.errors import FarbootError
+from probes.errors import FarbootError, TimedOut, Unreachable
 from probes.known.guests import Owners
 from probes.location import Location
+from probes.registry import system_of
 from probes.words import counted
 from widgets.listing import Listing
 from widgets.rows import Order
@@ -46,6 +47,7 @@ class Visit:
         self._job: Job | None = None
         self._timer: Timer | None = None
         self._seen: OrderedDict[Location, Folder] = OrderedDict()
+        self._found_in: dict[Location, Location] = {}
 
     @property
     def state(self) -> str:
@@ -76,6 +78,27 @@ class Visit:
             self._job = start(self._screen, lambda job: self._fill(job, folder, certain), self._broke_off)
             self._drain_after(PAUSE)
         self._changed()
+
+    @property
+    def outer(self) -> Location | None:
+        """The place that Esc leads to: the one in which this one was found, or else the one around it.
+
+        None where that was never seen and would not be now: its server does not answer, or lists nothing.
+        """
+        folder = self.folder
+        if folder is None:
+            return None
+        outer = self._found_in.get(folder.location) or folder.location.parent
+        if outer is None or outer in self._seen:
+            return outer
+        is_dead = isinstance(folder.error, Unreachable | TimedOut) or not (folder.done or len(folder.rows))
+        return None if is_dead or system_of(outer.scheme).unlisted else outer
+
+    def enter_inner(self, location: Location) -> None:
+        """Go on to a place that is listed in this one."""
+        if self.folder is not None:
+            self._found_in[location] = self.folder.location
+        self.enter(Folder(location))
 
     def enter_outer(self, outer: Location) -> None:
         """Go back to the place that holds this one, as it was left."""

@@ -365,6 +365,11 @@ def test_what_cannot_boot_says_why_before_it_is_tried(layer: Layer, words: str) 
     assert words in refusals(layer)
 
 
+def test_what_follows_from_a_refusal_is_not_told_beside_it() -> None:
+    packed = image("gzip", size=0, hazards=(Hazard("compressed", "it is compressed with gzip", Verdict.REFUSE),))
+    assert refusals(of_file(judged=packed)) == "it is compressed with gzip"
+
+
 def test_a_backing_image_under_a_format_that_has_none_is_refused() -> None:
     assert "raw has no backing image" in refusals(of_web(judged=image("raw")), of_web())
 

@@ -2,13 +2,17 @@
 
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from textual.widgets import Input
 
+from app.screens.folder import Folder
+from probes.errors import BadAnswer
 from probes.location import Location
 from tests.screens.driving import driving
+from tests.screens.fakes import HOME, FakeEngine, entry
 from tests.servers.server import free_port
 
 
@@ -129,6 +133,21 @@ async def test_a_location_typed_in_one_burst_is_not_lost(images: Path) -> None:
         await drive.until(lambda: [line.value for line in drive.app.screen.query(Input)] == ["rbdq"], "the text")
 
 
+async def test_a_question_is_answered_once_however_fast_one_types(images: Path) -> None:
+    async with driving(images) as drive:
+        await drive.until_listed("archive")
+        drive.burst("o", *"/nowhere/", "enter", "enter", "enter")
+        await drive.until_seen("there is no such")
+        assert drive.app.screen is drive.browse
+
+
+async def test_a_note_takes_the_room_of_columns_that_are_empty() -> None:
+    note = "at 192.0.2.1:3260, 192.0.2.2:3260 and 192.0.2.3:3260"
+    rows = [replace(entry("iqn.x/", note=note), modified=None), entry("b.img", 1)]
+    async with driving(HOME, FakeEngine(rows)) as drive:
+        await drive.until_seen(note)
+
+
 async def test_an_empty_folder_says_that_it_is_empty(tmp_path: Path) -> None:
     async with driving(tmp_path) as drive:
         await drive.until_seen("Nothing here", "0 entries")
@@ -165,6 +184,13 @@ async def test_a_typed_location_is_opened_and_a_wrong_one_is_corrected_in_place(
         await drive.type(f"{images}/")
         await drive.press("enter")
         await drive.until_listed("disk1.raw")
+
+
+async def test_the_name_of_a_server_alone_is_told_how_to_type_it() -> None:
+    async with driving() as drive:
+        await drive.press("o")
+        await drive.type("nas.example\n")
+        await drive.until_seen("no such file here", "nfs://nas.example/")
 
 
 async def test_a_pasted_password_never_reaches_the_screen_and_is_remembered() -> None:
@@ -267,8 +293,10 @@ async def test_another_kind_of_file_is_read_only_when_asked(images: Path) -> Non
         await drive.until_listed("notes.txt")
         await drive.until_seen("looks what it is")
         assert drive.browse.details.facts.image is None
+        assert "b Boot" not in drive.screen
         await drive.press("enter")
         await drive.until(lambda: drive.browse.details.facts.image is not None)
+        await drive.until_seen("b Boot snapshot")
 
 
 async def test_help_names_the_keys(images: Path) -> None:
@@ -318,3 +346,14 @@ async def test_locations_opened_stay_among_the_places(images: Path) -> None:
         place = next(place for place in drive.browse.places.places if place.location and not place.typed)
         assert Location.parse(f"{images}/")[0] in [place.location for place in drive.browse.places.places]
         assert place.title == "Files"
+
+
+def test_a_place_without_an_end_is_told_and_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.screens.folder.MOST_ROWS", 3)
+    folder = Folder(HOME)
+    for name in ("a", "b"):
+        folder.receive(entry(name))
+    folder.rows.add(folder.take())
+    folder.receive(entry("c"))
+    with pytest.raises(BadAnswer, match="more than 3 entries"):
+        folder.receive(entry("d"))

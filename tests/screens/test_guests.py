@@ -53,10 +53,21 @@ async def test_one_key_boots_an_image_and_leads_to_its_console(tiny_guest: Guest
 # From here on the guests are fakes: their words, states and errors must be as the test wants them.
 
 
+async def test_a_guest_that_writes_is_told_apart_and_its_image_is_not_called_safe() -> None:
+    writer = replace(guest("debian-a1b", "debian.qcow2"), mode="write")
+    async with driving(HOME, FakeEngine(), FakeGuests([writer])) as drive:
+        await drive.press("g")
+        await drive.until_seen("writes http://")
+        await drive.press("x")
+        await drive.until_seen("writes into the image itself", "power cut")
+        assert "throwaway" not in drive.screen
+
+
 async def test_without_guests_the_room_says_how_to_start_one() -> None:
     async with driving(HOME, FakeEngine(), FakeGuests()) as drive:
         await drive.press("g")
         await drive.until_seen("No guests run. Press b on an image")
+        assert "enter Console" not in drive.screen
         await drive.press("escape")
         assert drive.app.screen is drive.browse
 

@@ -2,6 +2,8 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from textual.widgets import Input
@@ -57,6 +59,15 @@ class Guarded(FakeEngine):
         yield entry("a.img", 1, where=location)
 
 
+@pytest.fixture
+def pem_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home folder with files that look like certificates and keys."""
+    for name in ("ca", "c", "k"):
+        (tmp_path / f"{name}.pem").write_text("-----BEGIN CERTIFICATE-----\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
 async def asked(drive: Drive) -> None:
     await drive.until(lambda: isinstance(drive.app.screen, AskCredentials) and drive.app.screen.focused, "the question")
 
@@ -76,14 +87,19 @@ async def asked(drive: Drive) -> None:
             NBDS,
             ("ca_file", "client_cert", "client_key"),
             ["CA file", "Certificate of your own", "Its private key"],
-            ["/etc/ca.pem", "/etc/c.pem", "/etc/k.pem"],
-            Credentials(ca_file="/etc/ca.pem", client_cert="/etc/c.pem", client_key="/etc/k.pem"),
+            ["~/ca.pem", "~/c.pem", "~/k.pem"],
+            Credentials(ca_file="ca.pem", client_cert="c.pem", client_key="k.pem"),
         ),
         (SSH, ("passphrase",), ["Passphrase of the key file"], ["open"], Credentials(passphrase=Secret("open"))),
     ],
 )
 async def test_each_thing_that_a_server_wants_is_asked_for_by_its_name(
-    location: Location, wants: tuple[str, ...], labels: list[str], answers: list[str], expected: Credentials
+    location: Location,
+    wants: tuple[str, ...],
+    labels: list[str],
+    answers: list[str],
+    expected: Credentials,
+    pem_files: Path,
 ) -> None:
     engine = Guarded(wants)
     async with driving(location, engine) as drive:
@@ -92,17 +108,41 @@ async def test_each_thing_that_a_server_wants_is_asked_for_by_its_name(
         for answer in answers:
             await drive.type(answer + "\n")
         await drive.until_listed("a.img")
-        assert engine.keychain.get(location) == expected
+        files = [_in(pem_files, name) for name in (expected.ca_file, expected.client_cert, expected.client_key)]
+        ca_file, client_cert, client_key = files
+        wanted = replace(expected, ca_file=ca_file, client_cert=client_cert, client_key=client_key)
+        assert engine.keychain.get(location) == wanted
 
 
-async def test_a_path_may_begin_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/bob")
+def _in(folder: Path, name: str | None) -> str | None:
+    return f"{folder}/{name}" if name else None
+
+
+async def test_a_file_that_is_none_is_told_where_it_can_be_mended(pem_files: Path) -> None:
+    (pem_files / "notes").write_text("buy milk")
     engine = Guarded(("ca_file",))
     async with driving(NBDS, engine) as drive:
         await asked(drive)
+        await drive.type("~/nope\n")
+        await drive.until_seen("nope: no such file")
+        await drive.press("ctrl+u")
+        await drive.type("~/notes\n")
+        await drive.until_seen("no PEM file")
+        assert engine.keychain.get(NBDS).ca_file is None
+        await drive.press("ctrl+u")
         await drive.type("~/ca.pem\n")
         await drive.until_listed("a.img")
-        assert engine.keychain.get(NBDS).ca_file == "/home/bob/ca.pem"
+        assert engine.keychain.get(NBDS).ca_file == f"{pem_files}/ca.pem"
+
+
+async def test_the_user_that_was_tried_is_filled_in_at_the_next_question() -> None:
+    engine = Guarded(("username", "password"))
+    async with driving(NBDS, engine) as drive:
+        await asked(drive)
+        await drive.type("carol\nwrong\n")
+        await drive.until(lambda: engine.keychain.get(NBDS).username == "carol")
+        await asked(drive)
+        assert [line.value for line in drive.app.screen.query(Input)] == ["carol", ""]
 
 
 async def test_the_user_of_the_address_is_filled_in_and_the_password_typed_at_once() -> None:

@@ -81,8 +81,9 @@ async def test_w_names_the_image_and_waits_for_a_whole_word(guests: FakeGuests) 
         )
         await drive.press("enter")
         await drive.type("y\n")
+        await drive.until_seen("type yes")
         assert engine.booted == []
-        await drive.type("es\n")
+        await drive.type("yes\n")
         await drive.until(lambda: engine.booted == [Mode.WRITE])
 
 
@@ -94,6 +95,17 @@ async def test_esc_leaves_it_as_it_is(guests: FakeGuests) -> None:
         await drive.until_seen("Write into")
         await drive.type("ye")
         await drive.press("escape")
+        await drive.until(lambda: not isinstance(drive.app.screen, Starting))
+        assert engine.booted == []
+
+
+async def test_no_is_an_answer_too(guests: FakeGuests) -> None:
+    engine = Booting()
+    async with driving(NAS, engine, guests) as drive:
+        await to_debian(drive)
+        await drive.press("w")
+        await drive.until_seen("Write into")
+        await drive.type("no\n")
         await drive.until(lambda: not isinstance(drive.app.screen, Starting))
         assert engine.booted == []
 
