@@ -1,9 +1,10 @@
 """Reading an image where it lies."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,3 +76,24 @@ class Writer(Reader):
     @abstractmethod
     def flush(self) -> None:
         """Return once all that was written before will survive a crash of the storage system, as far as it can."""
+
+
+class Begun(Protocol):
+    """A read that is under way."""
+
+    def result(self) -> bytes:
+        """Wait for the bytes, as `pread` would, and raise what it would."""
+        ...
+
+    def when_done(self, call: Callable[[], object]) -> None:
+        """Have `call` called, by any thread, once `result` need not wait any more: now, if that is so already."""
+        ...
+
+
+@runtime_checkable
+class BeginsReads(Protocol):
+    """A reader whose reads another thread or process carries out: nobody needs to wait for them in a third."""
+
+    def begin_read(self, offset: int, length: int) -> Begun | None:
+        """Ask for what `pread` would return, and do not wait: None where that would have to. Raises as `pread`."""
+        ...

@@ -17,8 +17,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from probes import errors
 from probes.credentials import Credentials
@@ -76,27 +75,59 @@ class _Child:
     def __init__(self, wire: Wire, setup: Setup) -> None:
         self._wire = wire
         self._setup = setup
-        self._pool = ThreadPoolExecutor(CALLS, thread_name_prefix="call")
+        self._receiving = threading.Lock()
+        self._counting = threading.Lock()
+        self._threads = self._idle = 0
         self._held: dict[int, Reader | _Listing] = {}
         self._handles = itertools.count(1)
         self._source: Source
 
     def serve(self) -> None:
+        """Carry out calls until the parent closes its end, then end the process.
+
+        Whoever has received a call carries it out, and another thread, if need be a new one, receives the next: no
+        call waits for a thread to wake up.
+        """
         self._do(0, self._make)
-        while frame := self._wire.receive():
-            call, payload = _unpickled(frame[0]), frame[1]
-            if not isinstance(call, Call):
-                break
-            if call.verb == "drop":
-                self._pool.submit(self._drop, call.args[0])
-            elif call.verb == "pwrite":
-                self._pool.submit(self._do, call.number, self._pwrite, *call.args, payload)
-            else:
-                self._pool.submit(self._do, call.number, self._verb(call.verb), *call.args)
+        self._threads = 1
+        self._carry_out_calls()
+
+    def _carry_out_calls(self) -> None:
+        try:
+            while True:
+                call, payload = self._next_call()
+                if call.verb == "drop":
+                    self._drop(call.args[0])
+                elif call.verb == "pwrite":
+                    self._do(call.number, self._pwrite, *call.args, payload)
+                else:
+                    self._do(call.number, self._verb(call.verb), *call.args)
+        except BaseException:  # noqa: BLE001  # the last words, which the parent tells
+            sys.excepthook(*sys.exc_info())
+            os._exit(1)
+
+    def _next_call(self) -> tuple[Call, bytes]:
+        with self._counting:
+            self._idle += 1
+        with self._receiving:
+            frame = self._wire.receive()
+            call = _unpickled(frame[0]) if frame else None
+            if frame is None or not isinstance(call, Call):
+                self._leave()
+            with self._counting:
+                self._idle -= 1
+                is_one_short = not self._idle and self._threads < CALLS
+                self._threads += is_one_short
+        if is_one_short:
+            threading.Thread(target=self._carry_out_calls, name="call", daemon=True).start()
+        return call, frame[1]
+
+    def _leave(self) -> NoReturn:
         for held in [*self._held.values(), getattr(self, "_source", None)]:
             if held is not None:
                 with contextlib.suppress(Exception):  # we are leaving, and nobody listens any more
                     held.close()
+        os._exit(0)  # threads inside a C library must not keep the process
 
     def _make(self) -> None:
         module, _, name = self._setup.source.partition(":")

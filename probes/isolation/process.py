@@ -6,6 +6,7 @@ it.
 
 import contextlib
 import copy
+import functools
 import itertools
 import os
 import signal
@@ -13,6 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass
 from typing import IO, cast
@@ -39,6 +41,14 @@ class _End:
 
     def error(self, tried: str, location: Location) -> FarbootError:
         return self.kind(tried, location, self.why, self.hint, self.detail)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A call that is under way: `future` is done when there is an answer, and `outcome` waits for it."""
+
+    future: "Future[object]"
+    outcome: Callable[[], object]
 
 
 class _Ended(Exception):
@@ -91,17 +101,22 @@ class Child:
     ) -> object:
         """Have the child do `verb`, and return what it gives. Raises what it raises, or why there is no answer."""
         with self._slots:
-            future: Future[object] = Future()
-            with self._lock:
-                if handle is not None and handle in self._dropped:
-                    raise Cancelled(tried, location, "it was closed")
-                number = next(self._numbers)
-                self._waiting[number] = (future, handle)
-                if self._end:
-                    del self._waiting[number]
-                    raise self._end.error(tried, location)
-            self._send(Call(number, verb, arguments), payload)
+            future = self._sent(verb, arguments, tried, location, handle, payload)
             return self._outcome(future, self._limit, tried, location)
+
+    def begin(
+        self, verb: str, arguments: tuple[object, ...], tried: str, location: Location, handle: object = None
+    ) -> "Asked | None":
+        """The same, without waiting for what it gives; None where as many calls are running already as may."""
+        if not self._slots.acquire(blocking=False):
+            return None
+        try:
+            future = self._sent(verb, arguments, tried, location, handle)
+        except BaseException:
+            self._slots.release()
+            raise
+        future.add_done_callback(lambda _: self._slots.release())
+        return Asked(future, functools.partial(self._outcome, future, self._limit, tried, location))
 
     def drop(self, handle: object) -> None:
         """Let go of a listing or a reader; calls that read from it now fail. Nothing is waited for."""
@@ -126,6 +141,27 @@ class Child:
             self._receiver.join(0.5)
         self._kill(closed)
         self._receiver.join(2)
+
+    def _sent(
+        self,
+        verb: str,
+        arguments: tuple[object, ...],
+        tried: str,
+        location: Location,
+        handle: object,
+        payload: bytes = b"",
+    ) -> "Future[object]":
+        future: Future[object] = Future()
+        with self._lock:
+            if handle is not None and handle in self._dropped:
+                raise Cancelled(tried, location, "it was closed")
+            number = next(self._numbers)
+            self._waiting[number] = (future, handle)
+            if self._end:
+                del self._waiting[number]
+                raise self._end.error(tried, location)
+        self._send(Call(number, verb, arguments), payload)
+        return future
 
     def _outcome(self, future: Future[object], limit: float, tried: str, location: Location) -> object:
         try:

@@ -16,7 +16,8 @@ it when this process ends.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, cast
 
@@ -24,7 +25,7 @@ from probes.attachment import Attachment, Mode, QemuFacts
 from probes.credentials import NO_CREDENTIALS, Credentials
 from probes.entry import Entry
 from probes.errors import BadAnswer, Cancelled, Crashed
-from probes.isolation.process import Child
+from probes.isolation.process import Asked, Child
 from probes.isolation.wire import Opened, Setup
 from probes.location import Location
 from probes.reader import Pin, Reader, Writer
@@ -176,14 +177,42 @@ class _IsolatedReader(Reader):
         pieces = [self._piece(start, min(_PIECE, end - start)) for start in range(offset, end, _PIECE)]
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
+    def begin_read(self, offset: int, length: int) -> "_BegunRead | None":
+        """Ask for the bytes, and do not wait."""
+        length = min(length, self.size - offset)
+        if not 0 < length <= _PIECE:
+            return None
+        asked = self._child.begin("pread", (self._handle, offset, length), "read", self._location, self._handle)
+        return _BegunRead(self, asked, offset, length) if asked else None
+
     def close(self) -> None:
         self._child.drop(self._handle)
 
-    def _piece(self, offset: int, length: int) -> bytes:
-        answer = self._child.ask("pread", (self._handle, offset, length), "read", self._location, self._handle)
+    def whole(self, answer: object, offset: int, length: int) -> bytes:
+        """The answer to a read, which must be all of it. Raises BadAnswer."""
         if not isinstance(answer, bytes) or len(answer) != length:
             raise BadAnswer("read", self._location, f"its helper process answered too little at offset {offset}")
         return answer
+
+    def _piece(self, offset: int, length: int) -> bytes:
+        answer = self._child.ask("pread", (self._handle, offset, length), "read", self._location, self._handle)
+        return self.whole(answer, offset, length)
+
+
+@dataclass(frozen=True, slots=True)
+class _BegunRead:
+    """A read that the child carries out."""
+
+    reader: _IsolatedReader
+    asked: Asked
+    offset: int
+    length: int
+
+    def result(self) -> bytes:
+        return self.reader.whole(self.asked.outcome(), self.offset, self.length)
+
+    def when_done(self, call: Callable[[], object]) -> None:
+        self.asked.future.add_done_callback(lambda _: call())
 
 
 class _IsolatedWriter(_IsolatedReader, Writer):

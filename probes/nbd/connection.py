@@ -4,8 +4,10 @@ import ctypes
 import errno
 import queue
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any
 
 from probes.credentials import Credentials
 from probes.errors import BadAnswer
@@ -31,6 +33,18 @@ class Export:
     can_flush: bool
     block: int
     most: int
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A read that is under way: `probes.reader.Begun`."""
+
+    future: "Future[Any]"
+    result: Callable[[], bytes]
+
+    def when_done(self, call: Callable[[], object]) -> None:
+        """Have `call` called when it is done."""
+        self.future.add_done_callback(lambda _: call())
 
 
 class Connection(Driver):
@@ -80,6 +94,17 @@ class Connection(Driver):
         for task in tasks:
             self._result(task.future, tried, on)
         return [bytes(buffer) for buffer in buffers]
+
+    def begin(self, offset: int, length: int, tried: str, on: Location) -> "Begun":
+        """Ask for the bytes there, and do not wait."""
+        buffer = bytearray(length)
+        task = self._submit(self._transfer("aio_pread", buffer, offset), tried, on)
+
+        def result() -> bytes:
+            self._result(task.future, tried, on)
+            return bytes(buffer)
+
+        return Begun(task.future, result)
 
     def write(self, pieces: list[tuple[int, bytes]], tried: str, on: Location) -> None:
         """Write the data at each offset."""

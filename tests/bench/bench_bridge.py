@@ -70,7 +70,7 @@ def _all_reads(thorough: bool) -> list[Reads]:
         reads
         for depth in (1, 16)
         for reads in (
-            Reads(f"straight 4k, depth {depth}", 20_000 // share, 4096, 4096, depth),
+            Reads(f"straight 4k, depth {depth}", 20_000 // share**2, 4096, 4096, depth),
             Reads(f"scattered 4k, depth {depth}", 2_000 // share, 4096, SCATTER, depth),
             Reads(f"straight 2M, depth {depth}", 128 // share, 2 << 20, 2 << 20, depth),
         )

@@ -7,9 +7,11 @@ tests/qemu/test_bridge.py kills and restarts a real server.
 import asyncio
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 
 import pytest
 
+import app.qemu.bridge.patience
 from app.qemu.bridge.patience import Patience, PatientReader
 from app.qemu.workers import Workers
 from probes.errors import Changed, Denied, FarbootError, NotFound, TimedOut, Unreachable
@@ -81,6 +83,66 @@ async def test_reads_are_made_in_other_threads() -> None:
     assert await reader.pread(3, 5) == CONTENT[3:8]
     assert threading.current_thread().name not in stub.threads
     assert told == []
+
+
+class Beginner(Stub):
+    """A stub that begins its reads, and carries them out when it is told to."""
+
+    def __init__(self, *failures: Exception | bytes) -> None:
+        super().__init__(*failures)
+        self.begun: list[Future[bytes]] = []
+
+    def begin_read(self, offset: int, length: int) -> "Promise":
+        future: Future[bytes] = Future()
+        self.begun.append(future)
+        failure = self.failures.pop(0) if self.failures else None
+        if isinstance(failure, Exception):
+            future.set_exception(failure)
+        else:
+            threading.Thread(target=lambda: future.set_result(CONTENT[offset : offset + length])).start()
+        return Promise(future)
+
+
+class Promise:
+    """A read that is under way."""
+
+    def __init__(self, future: "Future[bytes]") -> None:
+        self.future = future
+
+    def result(self) -> bytes:
+        return self.future.result(30)
+
+    def when_done(self, call: Callable[[], object]) -> None:
+        self.future.add_done_callback(lambda _: call())
+
+
+async def test_a_read_that_can_be_begun_takes_none_of_our_threads() -> None:
+    stub = Beginner()
+    reader, told = patient(stub, Opener())
+    reads = [reader.pread(offset, 5) for offset in range(100)]
+    assert await asyncio.gather(*reads) == [CONTENT[offset : offset + 5] for offset in range(100)]
+    assert (len(stub.begun), stub.threads, told) == (100, set(), [])
+
+
+async def test_a_read_that_was_begun_and_fails_is_tried_again() -> None:
+    reader, _ = patient(Beginner(away()), Opener(Beginner()))
+    assert await reader.pread(3, 5) == CONTENT[3:8]
+
+
+async def test_a_read_that_was_begun_and_takes_long_is_waited_for_by_a_thread_that_can_give_it_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Hanging(Beginner):
+        def begin_read(self, offset: int, length: int) -> "Promise":
+            class Never(Promise):
+                def result(self) -> bytes:
+                    raise TimedOut("read", "it", "no answer")
+
+            return Never(Future())
+
+    monkeypatch.setattr(app.qemu.bridge.patience, "_SOON", 0.01)
+    reader, _ = patient(Hanging(), Opener(Stub()))
+    assert await reader.pread(3, 5) == CONTENT[3:8]
 
 
 async def test_a_read_waits_through_an_outage_and_then_gives_the_bytes() -> None:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.qemu.bridge import pieces
+from app.qemu.bridge.distance import NEAR, Distance
 from app.qemu.bridge.pieces import PIECE, Pieces
 from probes.errors import Unreachable
 
@@ -125,6 +126,68 @@ async def test_a_random_reader_costs_a_piece_a_read() -> None:
         await read(image, index * PIECE + 4096, 4096)
     await settle()
     assert storage.bytes_asked == len(order) * PIECE
+
+
+def nearby() -> Distance:
+    """The distance to storage in the next room."""
+    distance = Distance()
+    distance.note(NEAR / 10)
+    return distance
+
+
+async def test_near_storage_is_asked_for_no_more_than_a_random_reader_wants() -> None:
+    storage = Storage()
+    image = Pieces(storage.fetch, len(CONTENT), nearby())
+    order = list(range(0, 40, 2))
+    random.Random(3).shuffle(order)
+    for index in order:
+        assert await read(image, index * PIECE + 4096, 512) == CONTENT[index * PIECE + 4096 :][:512]
+    assert storage.asked == [(index * PIECE + 4096, 512) for index in order]
+
+
+async def test_what_is_read_a_second_time_is_fetched_and_kept_from_near_storage_too() -> None:
+    storage = Storage()
+    image = Pieces(storage.fetch, len(CONTENT), nearby())
+    for offset in (4096, 8192, 4096, 12288, 60000):
+        assert await read(image, offset, 512) == CONTENT[offset : offset + 512]
+        await settle()
+    assert storage.asked == [(4096, 512), (0, PIECE)]
+
+
+async def test_a_straight_reader_of_near_storage_finds_everything_fetched_too() -> None:
+    storage = Storage()
+    image = Pieces(storage.fetch, len(CONTENT), nearby())
+    for offset in range(0, 30 * PIECE, 4096):
+        await read(image, offset, 4096)
+        await settle()
+    assert len(storage.asked) < 40
+
+
+async def test_what_was_written_is_read_from_near_storage_too() -> None:
+    storage = Storage()
+    image = Pieces(storage.fetch, len(CONTENT), nearby())
+    await read(image, 4096, 512)
+    storage.content = CONTENT[:4096] + b"new!" + CONTENT[4100:]
+    image.written(4096, b"new!")
+    assert (await read(image, 4096, 512))[:4] == b"new!"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "is_near"),
+    [([], False), ([NEAR / 2], True), ([NEAR * 2] * 5, False), ([NEAR * 5] * 9 + [NEAR / 2], True)],
+)
+def test_storage_is_near_if_the_quickest_of_the_last_reads_was_quick(seconds: list[float], is_near: bool) -> None:
+    distance = Distance()
+    for each in seconds:
+        distance.note(each)
+    assert distance.is_near == is_near
+
+
+def test_storage_that_goes_far_away_is_far_soon() -> None:
+    distance = nearby()
+    for _ in range(20):
+        distance.note(NEAR * 5)
+    assert not distance.is_near
 
 
 async def test_a_straight_reader_finds_everything_fetched_before_it_asks() -> None:

@@ -9,7 +9,7 @@ from probes.errors import Changed, Refused, Unsupported
 from probes.identify import head_digest, identify
 from probes.image import Verdict
 from probes.location import Location
-from probes.reader import Pin, Reader, Writer
+from probes.reader import BeginsReads, Begun, Pin, Reader, Writer
 from probes.recording import HEAD, RecordingReader
 from probes.registry import open_source
 from probes.source import DEADLINE, CanWrite, Source
@@ -188,6 +188,10 @@ class _Sole(Reader):
 
     def pread(self, offset: int, length: int) -> bytes:
         return self._reader.pread(offset, length)
+
+    def begin_read(self, offset: int, length: int) -> Begun | None:
+        """What the reader's own `begin_read` gives, if it has one."""
+        return self._reader.begin_read(offset, length) if isinstance(self._reader, BeginsReads) else None
 
     def close(self) -> None:
         self._reader.close()

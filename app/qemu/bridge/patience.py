@@ -6,17 +6,19 @@ it has compared with what was judged. An image that has changed is given up for 
 
 import asyncio
 import contextlib
+import functools
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
 from app.qemu.bridge.distance import Distance
 from app.qemu.workers import Workers, look_at
 from probes.errors import BadAnswer, Changed, Crashed, FarbootError, TimedOut, Unreachable
-from probes.reader import Reader
+from probes.reader import BeginsReads, Begun, Reader
 
 _T = TypeVar("_T")
+_SOON = 1.0  # seconds: a read that takes longer gets a thread, to be given up in time
 _SHORT = 64 << 10  # bytes: of a longer read the line's width tells more than its length
 
 
@@ -35,6 +37,8 @@ class Patience:
 
 
 PATIENCE = Patience()
+WAITS = "the guest waits"
+"""How a line ends that tells of an outage; the next line tells of its end."""
 
 
 class Way:
@@ -144,13 +148,8 @@ class PatientReader:
 
     async def call(self, call: Callable[..., _T], *arguments: object) -> _T:
         """Make a call in a thread. Raises nothing but FarbootError."""
-        try:
+        with _told():
             return await self._workers.run(call, *arguments)
-        except FarbootError:
-            raise
-        except Exception as error:
-            # Its own words stay out: they may hold a secret.
-            raise Crashed("read", "the image", f"Farboot's own mistake, {type(error).__name__}") from error
 
     async def renewed(self, failed: Way) -> Way:
         """Open the image anew."""
@@ -167,12 +166,39 @@ class PatientReader:
             raise
 
     async def _read(self, way: Way, offset: int, length: int) -> bytes:
-        data, seconds = await self.use(way, _timed_read, way.reader, offset, length)
+        begun = self._begun(way.reader, offset, length)
+        if begun is None:
+            data, seconds = await self.use(way, _timed_read, way.reader, offset, length)
+        else:
+            data, seconds = await self._finished(way, begun)
         if length <= _SHORT:
             self.distance.note(seconds)
         if len(data) != length:
             raise Changed("read", "the image", f"{len(data)} bytes came instead of {length} at {offset}")
         return data
+
+    def _begun(self, reader: Reader, offset: int, length: int) -> Begun | None:
+        with _told():
+            return reader.begin_read(offset, length) if isinstance(reader, BeginsReads) else None
+
+    async def _finished(self, way: Way, begun: Begun) -> tuple[bytes, float]:
+        """Wait for a read that is under way, without a thread unless it takes long; and tell how long it took."""
+        loop = asyncio.get_running_loop()
+        began = time.perf_counter()
+        done: asyncio.Future[float | None] = loop.create_future()
+        begun.when_done(functools.partial(_note_end, loop, done))
+        timer = loop.call_later(_SOON, _settle, done, None)
+        way.users += 1
+        try:
+            ended = await done
+            with _told():
+                data = await self._workers.run(begun.result) if ended is None else begun.result()
+            return data, (ended or time.perf_counter()) - began
+        finally:
+            timer.cancel()
+            way.users -= 1
+            way.left.set()
+            self._close_if_done(way)
 
     async def _renew(self, failed: Way) -> None:
         """Have another way than `failed`, opened once for everyone whose read failed."""
@@ -197,13 +223,36 @@ class PatientReader:
     def _told_away(self, error: FarbootError) -> None:
         if self._away_since is None:
             self._away_since = asyncio.get_running_loop().time()
-            self._tell(f"{error}; the guest waits")
+            self._tell(f"{error}; {WAITS}")
 
     def _told_back(self) -> None:
         if self._away_since is not None:
             seconds = asyncio.get_running_loop().time() - self._away_since
             self._away_since = None
             self._tell(f"reading goes on after {seconds:.0f} s")
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Let nothing out but FarbootError."""
+    try:
+        yield
+    except FarbootError:
+        raise
+    except Exception as error:
+        # Its own words stay out: they may hold a secret.
+        raise Crashed("read", "the image", f"Farboot's own mistake, {type(error).__name__}") from error
+
+
+def _note_end(loop: asyncio.AbstractEventLoop, done: "asyncio.Future[float | None]") -> None:
+    """Called in a thread of the reader's."""
+    with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
+        loop.call_soon_threadsafe(_settle, done, time.perf_counter())
+
+
+def _settle(done: "asyncio.Future[float | None]", ended: float | None) -> None:
+    if not done.done():
+        done.set_result(ended)
 
 
 def _timed_read(reader: Reader, offset: int, length: int) -> tuple[bytes, float]:
