@@ -53,7 +53,7 @@ def nothing_is_left(home: Home) -> object:
         stop(session.id)
     assert sessions() == []
     assert home.guest_folders() == []
-    assert os.listdir(home.runtime) == []
+    until(lambda: not os.listdir(home.runtime))  # a supervisor that was cut off still clears away
 
 
 def failing(*steps: Step, argv: tuple[str, ...] = NOTHING) -> FarbootError:

@@ -1,6 +1,6 @@
 """What every storage system must do for a person, from its real server to a guest's first words.
 
-    class TestNfs(SystemContract):
+    class TestNfs(Listed, HasDriver, SystemContract):
         @pytest.fixture
         def stored(self, ganesha, tiny_guest): return Stored(…)
 
@@ -63,17 +63,6 @@ class SystemContract:
         farboot.environment |= stored.environment
         return farboot
 
-    def test_it_is_listed(self, told: Farboot, stored: Stored) -> None:
-        if not stored.folder:
-            pytest.skip("this storage system has no listings at all")
-        listed = told("ls", stored.folder, "--json")
-        assert listed.returncode == 0, listed.stderr
-        rows = {row["name"]: row for row in json.loads(listed.stdout)}
-        assert rows[stored.name]["location"] == stored.image
-        assert rows[stored.name]["kind"] == "image"
-        plain = told("ls", stored.folder)
-        assert stored.image in plain.stdout
-
     def test_it_is_inspected(self, told: Farboot, stored: Stored) -> None:
         asked = told("inspect", stored.image, "--json")
         assert asked.returncode == 0, asked.stderr
@@ -106,19 +95,6 @@ class SystemContract:
         for secret in stored.secrets:
             assert secret not in said
         assert seen.in_argv == []
-
-    def test_without_the_driver_it_boots_over_the_bridge(
-        self, told: Farboot, stored: Stored, qemu_without: Callable[[str], str]
-    ) -> None:
-        if stored.module is None:
-            pytest.skip("QEMU always has what it needs for it")
-        told.environment["PATH"] = f"{qemu_without(stored.module)}:{told.environment['PATH']}"
-        shown = told("command", stored.image, "--json")
-        assert json.loads(shown.stdout)["route"] == "bridge", shown.stderr
-        refused = told("command", stored.image, "--route", "direct")
-        assert refused.returncode != 0
-        assert re.search(r"driver", refused.stderr), refused.stderr
-        boots(told, stored)
 
     async def test_one_key_boots_it_in_the_tui(self, stored: Stored, at_home: None) -> None:
         keychain = Keychain()
@@ -161,6 +137,35 @@ class SystemContract:
         for guest in session.sessions():
             with contextlib.suppress(Exception):  # it ended by itself meanwhile
                 session.stop(guest.id, force=True)
+
+
+class Listed:
+    """Where a listing leads to the image: everywhere but at TFTP."""
+
+    def test_it_is_listed(self, told: Farboot, stored: Stored) -> None:
+        listed = told("ls", stored.folder, "--json")
+        assert listed.returncode == 0, listed.stderr
+        rows = {row["name"]: row for row in json.loads(listed.stdout)}
+        assert rows[stored.name]["location"] == stored.image
+        assert rows[stored.name]["kind"] == "image"
+        plain = told("ls", stored.folder)
+        assert stored.image in plain.stdout
+
+
+class HasDriver:
+    """Where the way is a driver of QEMU's that may be missing."""
+
+    def test_without_the_driver_it_boots_over_the_bridge(
+        self, told: Farboot, stored: Stored, qemu_without: Callable[[str], str]
+    ) -> None:
+        assert stored.module is not None
+        told.environment["PATH"] = f"{qemu_without(stored.module)}:{told.environment['PATH']}"
+        shown = told("command", stored.image, "--json")
+        assert json.loads(shown.stdout)["route"] == "bridge", shown.stderr
+        refused = told("command", stored.image, "--route", "direct")
+        assert refused.returncode != 0
+        assert re.search(r"driver", refused.stderr), refused.stderr
+        boots(told, stored)
 
 
 def boots(farboot: Farboot, stored: Stored, *options: str) -> str:

@@ -12,7 +12,7 @@ from app.demo.guest import GuestImages
 from tests.conftest import Farboot
 from tests.servers.pyftpd import PASSWORD, USER, Pyftpd
 from tests.servers.vsftpd import start_vsftpd
-from tests.systems.contract import Stored, SystemContract, boots
+from tests.systems.contract import Listed, Stored, SystemContract, boots
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def root(tiny_guest: GuestImages) -> Iterator[Path]:
         yield folder
 
 
-class TestAnonymous(SystemContract):
+class TestAnonymous(Listed, SystemContract):
     """vsftpd, with LIST."""
 
     @pytest.fixture
@@ -37,7 +37,7 @@ class TestAnonymous(SystemContract):
         running.server.stop()
 
 
-class TestUser(SystemContract):
+class TestUser(Listed, SystemContract):
     """pyftpdlib, with a user and a password."""
 
     @pytest.fixture

@@ -7,10 +7,10 @@ import pytest
 
 from app.demo.guest import GuestImages
 from tests.servers.gluster import Gluster
-from tests.systems.contract import Stored, SystemContract
+from tests.systems.contract import HasDriver, Listed, Stored, SystemContract
 
 
-class TestGluster(SystemContract):
+class TestGluster(Listed, HasDriver, SystemContract):
     @pytest.fixture(scope="class")
     def volume(self, gluster: Gluster, tiny_guest: GuestImages, tmp_path_factory: pytest.TempPathFactory) -> str:
         folder = Path(tmp_path_factory.mktemp("images"))

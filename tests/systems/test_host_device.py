@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from app.demo.guest import GuestImages
-from tests.systems.contract import Stored, SystemContract
+from tests.systems.contract import Listed, Stored, SystemContract
 
 
-class TestHostDevice(SystemContract):
+class TestHostDevice(Listed, SystemContract):
     @pytest.fixture
     def device(self, tiny_guest: GuestImages, tmp_path: Path) -> Iterator[str]:
         """A loop device that holds the tiny guest."""

@@ -6,10 +6,10 @@ import pytest
 
 from app.demo.guest import GuestImages
 from tests.servers.nginx import Nginx
-from tests.systems.contract import Stored, SystemContract
+from tests.systems.contract import Listed, Stored, SystemContract
 
 
-class TestHttp(SystemContract):
+class TestHttp(Listed, SystemContract):
     @pytest.fixture
     def stored(self, nginx: Nginx, tiny_guest: GuestImages, tmp_path: Path) -> Stored:
         folder = Path(nginx.root) / tmp_path.name

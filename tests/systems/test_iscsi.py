@@ -8,7 +8,7 @@ import pytest
 from app.demo.guest import GuestImages
 from tests.conftest import Farboot
 from tests.servers.tgt import Tgt, TgtTarget
-from tests.systems.contract import Stored, SystemContract, boots
+from tests.systems.contract import HasDriver, Listed, Stored, SystemContract, boots
 
 PASSWORD = "s3cret-CHAP-w0rd"
 _NUMBERS = itertools.count()
@@ -27,7 +27,7 @@ def place(tgt: Tgt, target: TgtTarget, lun: int | str = "") -> str:
     return f"iscsi://127.0.0.1:{tgt.port}/{target.name}/{lun}"
 
 
-class TestIscsi(SystemContract):
+class TestIscsi(Listed, HasDriver, SystemContract):
     """With CHAP, for an initiator that the target knows."""
 
     @pytest.fixture

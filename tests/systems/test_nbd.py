@@ -9,7 +9,7 @@ import pytest
 from app.demo.guest import GuestImages
 from tests.conftest import Farboot
 from tests.servers.nbdkit import Pki, start_nbdkit, start_nbdkit_on_socket
-from tests.systems.contract import Stored, SystemContract, boots
+from tests.systems.contract import Listed, Stored, SystemContract, boots
 from tests.systems.watch import watching
 
 USER, KEY = "alice", "5ec2e70f1e2d3c4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3"
@@ -23,7 +23,7 @@ def images(tiny_guest: GuestImages, tmp_path_factory: pytest.TempPathFactory) ->
     return folder
 
 
-class TestNbd(SystemContract):
+class TestNbd(Listed, SystemContract):
     @pytest.fixture
     def stored(self, images: Path, tmp_path: Path) -> Iterator[Stored]:
         running = start_nbdkit(tmp_path / "nbdkit", "file", f"dir={images}")

@@ -8,14 +8,14 @@ import pytest
 from app.demo.guest import GuestImages
 from tests.conftest import Farboot
 from tests.servers.ganesha import Ganesha
-from tests.systems.contract import Stored, SystemContract, boots
+from tests.systems.contract import HasDriver, Listed, Stored, SystemContract, boots
 
 MARK = b"written by the guest"
 MARKED = 2047 * 512
 """Where the tiny guest leaves its mark on its disk."""
 
 
-class TestNfs(SystemContract):
+class TestNfs(Listed, HasDriver, SystemContract):
     @pytest.fixture
     def stored(self, ganesha: Ganesha, tiny_guest: GuestImages) -> Stored:
         shutil.copy(tiny_guest.iso, ganesha.folder("images") / "tiny.iso")

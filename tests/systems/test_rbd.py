@@ -7,11 +7,11 @@ import pytest
 from app.demo.guest import GuestImages
 from tests.conftest import Farboot
 from tests.servers.ceph import Ceph
-from tests.systems.contract import Stored, SystemContract, boots
+from tests.systems.contract import HasDriver, Listed, Stored, SystemContract, boots
 from tests.systems.watch import watching
 
 
-class TestRbd(SystemContract):
+class TestRbd(Listed, HasDriver, SystemContract):
     @pytest.fixture
     def stored(self, ceph: Ceph, tiny_guest: GuestImages) -> Stored:
         pool = ceph.fresh_pool()
@@ -19,7 +19,7 @@ class TestRbd(SystemContract):
         return Stored(f"rbd:{pool}/tiny:conf={ceph.conf}", f"rbd:{pool}:conf={ceph.conf}", "tiny", module="rbd")
 
 
-class TestWithAKey(SystemContract):
+class TestWithAKey(Listed, HasDriver, SystemContract):
     """Without a keyring and a configuration: the monitor's address and a key are all that there is."""
 
     @pytest.fixture

@@ -9,20 +9,20 @@ from probes.sources.sheepdog import SheepdogSource
 from tests.conftest import Farboot
 from tests.servers.sheep import Sheep
 from tests.servers.sheep_store import Vdi
-from tests.systems.contract import Stored, SystemContract, boots
+from tests.systems.contract import Listed, Stored, SystemContract, boots
 
 MARK, MARKED = b"written by the guest", 2047 * 512
 """What the tiny guest writes, and where."""
 
 
-class TestSheepdog(SystemContract):
+class TestSheepdog(Listed, SystemContract):
     @pytest.fixture
     def stored(self, sheep: Sheep, tiny_guest: GuestImages) -> Stored:
         sheep.store.create("tiny", tiny_guest.iso.read_bytes())
         return Stored(sheep.vdi("tiny"), sheep.url, "tiny", route="bridge")
 
 
-class TestSnapshot(SystemContract):
+class TestSnapshot(Listed, SystemContract):
     """A snapshot of a VDI whose current state holds nothing any more."""
 
     @pytest.fixture

@@ -15,7 +15,7 @@ from tests.conftest import Farboot
 from tests.servers.faults import FaultyProxy
 from tests.servers.server import wait_until
 from tests.servers.sshd import Agent, Sshd, SshHome, make_home, start_sshd
-from tests.systems.contract import Stored, SystemContract, boots
+from tests.systems.contract import HasDriver, Listed, Stored, SystemContract, boots
 from tests.systems.watch import watching
 from tests.test_boot import read_until
 from tests.unprivileged import NOBODY
@@ -51,7 +51,7 @@ def stored_at(sshd: Sshd, folder: Path, home: SshHome, **more: str) -> Stored:
     )
 
 
-class TestSsh(SystemContract):
+class TestSsh(Listed, HasDriver, SystemContract):
     """By a key in a file, which QEMU itself could not read."""
 
     @pytest.fixture

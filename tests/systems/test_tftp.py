@@ -10,7 +10,7 @@ import pytest
 from app.demo.guest import GuestImages
 from tests.conftest import Farboot
 from tests.servers.tftpd import Tftpd, start_atftpd
-from tests.systems.contract import Stored, SystemContract
+from tests.systems.contract import Listed, Stored, SystemContract
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ class TestTftp(SystemContract):
         return Stored(f"{place}tiny.iso", "", "tiny.iso", route="fetch")
 
 
-class TestTftpIndex(SystemContract):
+class TestTftpIndex(Listed, SystemContract):
     """The same by a list of names, which is opened as a folder is."""
 
     @pytest.fixture
