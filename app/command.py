@@ -18,7 +18,13 @@ def self_command() -> tuple[str, ...]:
     if os.access(script, os.X_OK) and _installs_us():
         return (script,)
     # -P: a module that lies in the current folder is none of ours.
-    return ("env", f"PYTHONPATH={ROOT}", sys.executable, "-P", "-m", "app")
+    return ("env", f"PYTHONPATH={':'.join(_ways())}", sys.executable, "-P", "-m", "app")
+
+
+def _ways() -> list[str]:
+    """Where modules lie: ours, and where this process was told to look. A relative way would depend on the folder."""
+    told = os.environ.get("PYTHONPATH", "").split(":")
+    return list(dict.fromkeys([str(ROOT), *(way for way in told if os.path.isabs(way))]))
 
 
 def _installs_us() -> bool:

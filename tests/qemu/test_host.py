@@ -164,6 +164,13 @@ def test_farboot_starts_again_from_any_folder(tmp_path: Path) -> None:
     assert "farboot" in done.stdout
 
 
+def test_farboot_started_again_looks_for_modules_where_it_was_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.command._installs_us", lambda: False)
+    monkeypatch.setenv("PYTHONPATH", "/opt/packages::relative:/opt/packages")
+    ways = self_command()[1].removeprefix("PYTHONPATH=").split(":")
+    assert ways[1:] == ["/opt/packages"]
+
+
 def test_a_bubblewrap_that_cannot_work_is_not_used_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = tmp_path / "bwrap"
     broken.write_text("#!/bin/sh\necho 'bwrap: setting up uid map: Permission denied' >&2; exit 1\n")
