@@ -1,7 +1,7 @@
 # `make run` and `make test` do all the set-up themselves, on a bare Debian too. See .ci/setup for what they install.
 PYTHON := .venv/bin/python
 # Guests and servers take the processors themselves; a file's tests share its servers.
-PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=loadfile
+PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 .PHONY: run test lint bench screenshots packages packages-test clean
 

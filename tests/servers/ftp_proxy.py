@@ -11,20 +11,20 @@ from tests.servers.faults import FaultyProxy, Listener
 class FtpProxy(Listener):
     """Stands before the server at `port`: its replies to EPSV and PASV name a `FaultyProxy` of ours instead.
 
-    `cut_data_after` is how many bytes a data connection passes on before it is reset. `latency` is the round trip of
+    `cut_after` is how many bytes a data connection passes on before it is reset. `latency` is the round trip of
     the control connection in seconds, and what it takes to open a data connection.
     """
 
     def __init__(self, port: int, latency: float = 0.0) -> None:
         self.upstream = port
         self.latency = latency
-        self.cut_data_after: int | None = None
+        self.cut_after: int | None = None
         self.proxies: list[FaultyProxy] = []
         super().__init__()
 
     def heal(self) -> None:
         """Be a good proxy (again)."""
-        self.cut_data_after = None
+        self.cut_after = None
 
     def close(self) -> None:
         super().close()
@@ -72,7 +72,7 @@ class FtpProxy(Listener):
 
     def _data(self, port: int) -> int:
         proxy = _DataProxy(port, self.latency)
-        proxy.cut_after = self.cut_data_after
+        proxy.cut_after = self.cut_after
         self.proxies.append(proxy)
         return proxy.port
 

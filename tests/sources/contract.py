@@ -20,6 +20,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import pytest
 
@@ -37,6 +38,7 @@ from probes.errors import (
 from probes.location import Location
 from probes.reader import BeginsReads
 from probes.source import Source
+from tests.servers.faults import BlackHole, FaultyProxy
 
 Make = Callable[[Credentials, float], Source]
 
@@ -309,6 +311,71 @@ class Faults(ABC):
     @abstractmethod
     def mend(self) -> None:
         """Let everything work again, for new connections."""
+
+
+class Breakable(Protocol):
+    """A proxy as `tests.servers.faults.FaultyProxy` is one."""
+
+    cut_after: int | None
+
+    @property
+    def authority(self) -> str:
+        """`host:port`, as a URL has it."""
+        ...
+
+    def hang_up(self) -> None:
+        """Break every open connection."""
+
+    def heal(self) -> None:
+        """Be a good proxy (again)."""
+
+    def close(self) -> None:
+        """Stop listening."""
+
+
+class ProxyFaults(Faults):
+    """A real server at `port`, behind a proxy that breaks; `listing` bytes into a listing it dies.
+
+    `proxy` is a FaultyProxy unless the protocol wants another. The container is the server's root.
+    """
+
+    def __init__(self, scheme: str, port: int, refused: int, listing: int, proxy: Breakable | None = None) -> None:
+        self.scheme = scheme
+        self.listing = listing
+        self.refused_port = refused
+        self.proxy: Breakable = proxy or FaultyProxy(port)
+        self.black_hole = BlackHole()
+
+    def close(self) -> None:
+        """End the proxy and the hole."""
+        self.proxy.close()
+        self.black_hole.close()
+
+    @property
+    def refused(self) -> Location:
+        return Location(self.scheme, f"127.0.0.1:{self.refused_port}", "/")
+
+    @property
+    def hole(self) -> Location:
+        return Location(self.scheme, self.black_hole.authority, "/")
+
+    @property
+    def container(self) -> Location:
+        return Location(self.scheme, self.proxy.authority, "/")
+
+    @property
+    def image(self) -> Location:
+        return self.container.child("image.img")
+
+    def break_listing(self) -> None:
+        self.proxy.cut_after = self.listing
+
+    def break_reads(self) -> None:
+        self.proxy.cut_after = 120_000
+        self.proxy.hang_up()
+
+    def mend(self) -> None:
+        self.proxy.heal()
 
 
 class NetworkContract:

@@ -10,7 +10,6 @@ import pytest
 from probes.credentials import NO_CREDENTIALS, Credentials, Secret
 from probes.location import Location
 from probes.sources.ftp import FtpSource
-from tests.servers.faults import BlackHole
 from tests.servers.ftp_proxy import FtpProxy
 from tests.servers.pyftpd import PASSWORD, USER, Pyftpd
 from tests.servers.vsftpd import Vsftpd, make_certificate, start_vsftpd
@@ -19,6 +18,7 @@ from tests.sources.contract import (
     Faults,
     Lock,
     NetworkContract,
+    ProxyFaults,
     SourceContract,
     Storage,
     content,
@@ -101,54 +101,15 @@ def locked(tree: Tree) -> Iterator[Pyftpd]:
         yield running
 
 
-class FtpFaults(Faults):
-    """A server behind a proxy that breaks."""
-
-    def __init__(self, port: int, refused: int) -> None:
-        self.proxy = FtpProxy(port)
-        self.black_hole = BlackHole()
-        self.refused_port = refused
-
-    def close(self) -> None:
-        self.proxy.close()
-        self.black_hole.close()
-
-    @property
-    def refused(self) -> Location:
-        return Location("ftp", f"127.0.0.1:{self.refused_port}", "/")
-
-    @property
-    def hole(self) -> Location:
-        return Location("ftp", self.black_hole.authority, "/")
-
-    @property
-    def container(self) -> Location:
-        return Location("ftp", self.proxy.authority, "/")
-
-    @property
-    def image(self) -> Location:
-        return self.container.child("image.img")
-
-    def break_listing(self) -> None:
-        self.proxy.cut_data_after = 1500
-
-    def break_reads(self) -> None:
-        self.proxy.cut_data_after = 120_000
-        self.proxy.hang_up()
-
-    def mend(self) -> None:
-        self.proxy.heal()
-
-
 Begin = Callable[[int], Faults]
 
 
 @pytest.fixture
 def begin_faults(refused_port: int) -> Iterator[Begin]:
-    made: list[FtpFaults] = []
+    made: list[ProxyFaults] = []
 
     def begin(port: int) -> Faults:
-        made.append(FtpFaults(port, refused_port))
+        made.append(ProxyFaults("ftp", port, refused_port, listing=1500, proxy=FtpProxy(port)))
         return made[-1]
 
     yield begin

@@ -15,7 +15,6 @@ from probes.credentials import NO_CREDENTIALS, Credentials, Secret
 from probes.location import Location
 from probes.sources.http import HttpSource
 from tests.servers.apache import start_apache
-from tests.servers.faults import BlackHole, FaultyProxy
 from tests.servers.lighttpd import start_lighttpd
 from tests.servers.nginx import Nginx, start_nginx
 from tests.sources.contract import (
@@ -23,6 +22,7 @@ from tests.sources.contract import (
     Faults,
     Lock,
     NetworkContract,
+    ProxyFaults,
     SourceContract,
     Storage,
     content,
@@ -74,51 +74,12 @@ def storage_at(url: str, files: dict[str, bytes], exact: bool, credentials: Cred
     )
 
 
-class HttpFaults(Faults):
-    """An nginx behind a proxy that breaks."""
-
-    def __init__(self, port: int, refused: int) -> None:
-        self.proxy = FaultyProxy(port)
-        self.black_hole = BlackHole()
-        self.refused_port = refused
-
-    def close(self) -> None:
-        self.proxy.close()
-        self.black_hole.close()
-
-    @property
-    def refused(self) -> Location:
-        return Location("http", f"127.0.0.1:{self.refused_port}", "/")
-
-    @property
-    def hole(self) -> Location:
-        return Location("http", self.black_hole.authority, "/")
-
-    @property
-    def container(self) -> Location:
-        return Location("http", self.proxy.authority, "/")
-
-    @property
-    def image(self) -> Location:
-        return self.container.child("image.img")
-
-    def break_listing(self) -> None:
-        self.proxy.cut_after = 1500
-
-    def break_reads(self) -> None:
-        self.proxy.cut_after = 120_000
-        self.proxy.hang_up()
-
-    def mend(self) -> None:
-        self.proxy.heal()
-
-
 Tree = tuple[Path, dict[str, bytes]]
 
 
 @pytest.fixture
 def faults(web: Nginx, refused_port: int) -> Iterator[Faults]:
-    faults = HttpFaults(web.port, refused_port)
+    faults = ProxyFaults("http", web.port, refused_port, listing=1500)
     yield faults
     faults.close()
 

@@ -31,7 +31,7 @@ from probes.location import Location
 from probes.registry import open_source
 from probes.source import CanWrite, TellsUse, Use
 from probes.sources.nbd import NAMELESS, NbdSource
-from tests.servers.faults import BlackHole, FaultyProxy, Listener
+from tests.servers.faults import Listener
 from tests.servers.nbdkit import Nbd, Pki, make_pki, start_nbdkit, start_nbdkit_on_socket, start_qemu_nbd
 from tests.servers.server import Server, free_port, is_listening, wait_until
 from tests.sources.contract import (
@@ -39,6 +39,7 @@ from tests.sources.contract import (
     Faults,
     Lock,
     NetworkContract,
+    ProxyFaults,
     SourceContract,
     Storage,
     content,
@@ -94,45 +95,6 @@ def storage_at(container: Location, files: dict[str, bytes], credentials: Creden
     )
 
 
-class NbdFaults(Faults):
-    """A server behind a proxy that breaks."""
-
-    def __init__(self, port: int, refused: int) -> None:
-        self.proxy = FaultyProxy(port)
-        self.black_hole = BlackHole()
-        self.refused_port = refused
-
-    def close(self) -> None:
-        self.proxy.close()
-        self.black_hole.close()
-
-    @property
-    def refused(self) -> Location:
-        return Location("nbd", f"127.0.0.1:{self.refused_port}", "/")
-
-    @property
-    def hole(self) -> Location:
-        return Location("nbd", self.black_hole.authority, "/")
-
-    @property
-    def container(self) -> Location:
-        return Location("nbd", self.proxy.authority, "/")
-
-    @property
-    def image(self) -> Location:
-        return self.container.child("image.img")
-
-    def break_listing(self) -> None:
-        self.proxy.cut_after = 500
-
-    def break_reads(self) -> None:
-        self.proxy.cut_after = 120_000
-        self.proxy.hang_up()
-
-    def mend(self) -> None:
-        self.proxy.heal()
-
-
 class _Nbd(SourceContract):
     """NBD's own way of being empty: exports hold no exports, but a server may have none."""
 
@@ -149,7 +111,7 @@ class TestNbd(_Nbd, NetworkContract):
 
     @pytest.fixture
     def faults(self, nbdkit: Nbd, refused_port: int) -> Iterator[Faults]:
-        faults = NbdFaults(nbdkit.port, refused_port)
+        faults = ProxyFaults("nbd", nbdkit.port, refused_port, listing=500)
         yield faults
         faults.close()
 
