@@ -10,32 +10,59 @@ is told to take for raw or qcow2 it takes for that, whatever lies at its end. A 
 import hashlib
 from dataclasses import replace
 
+from probes.backing import judge_name
 from probes.fields import big
 from probes.formats import magics
+from probes.formats.bochs import Bochs
+from probes.formats.cloop import Cloop
+from probes.formats.dmg import Dmg
 from probes.formats.iso import Iso
+from probes.formats.luks import Luks
+from probes.formats.parallels import Parallels
+from probes.formats.qcow import Qcow
 from probes.formats.qcow2 import Qcow2
+from probes.formats.qed import Qed
 from probes.formats.raw import Raw
-from probes.image import Hazard, Image, Media, Verdict
+from probes.formats.vdi import Vdi
+from probes.formats.vhdx import Vhdx
+from probes.formats.vmdk import Vmdk
+from probes.formats.vpc import FixedVpc, Vpc
+from probes.image import Format, Hazard, Image, MapsGuest, Media, Verdict
+from probes.mapping import CannotMap
+from probes.media.look import Findings, examine
 from probes.reader import Reader
 from probes.recording import HEAD, OverBudget, RecordingReader
+
+HEAD_FORMATS: tuple[Format, ...] = (
+    Qcow2(), Qcow(), Qed(), Vmdk(), Vdi(), Vpc(), Vhdx(), Parallels(), Luks(), Bochs(), Cloop(),
+)  # fmt: skip
+"""Formats that the first bytes tell."""
+
+TAIL_FORMATS: tuple[Format, ...] = (FixedVpc(), Dmg())
+"""Formats that only the last bytes tell: the disk itself stands before them."""
+
+_ISO, _RAW = Iso(), Raw()
 
 
 def identify(reader: Reader, look_inside: bool = True) -> Image:
     """Judge the image in `reader`. Give a `RecordingReader` to keep what was read.
 
-    Without `look_inside` the guest's blocks in formats that map them (qcow2) are not looked at: one read is then
-    enough for those, and their media stay unknown; the verdict is the same.
+    Without `look_inside` nobody looks at what the guest would find on its disk: a read or two are then enough, and the
+    media of all but discs stay unknown; the verdict is the same.
 
     Raises whatever `reader` raises; nothing that the image holds raises anything. One that would cost more than the
     budget to tell is refused ("too-costly").
     """
     recorder = reader if isinstance(reader, RecordingReader) else RecordingReader(reader)
     try:
-        return _judge(recorder, look_inside)
+        form, image = _judge(recorder)
     except OverBudget as error:
         text = f"Telling what it is was given up: {error.why}. It may have been made to cost dearly."
         hazard = Hazard("too-costly", text, Verdict.REFUSE)
         return Image("unknown", 0, reader.size, media=Media(), hazards=(hazard,))
+    if image.backing is not None:
+        image = replace(image, hazards=(*image.hazards, judge_name(image.backing)))
+    return with_media(image, _look(recorder, form, image)) if look_inside else image
 
 
 def head_digest(reader: Reader) -> str:
@@ -43,28 +70,73 @@ def head_digest(reader: Reader) -> str:
     return hashlib.sha256(reader.pread(0, min(HEAD, reader.size))).hexdigest()
 
 
-def _judge(reader: RecordingReader, look_inside: bool) -> Image:
-    qcow2 = Qcow2(look_inside).probe(reader)
-    iso = Iso().probe(reader)
+def guest_disk(image: Image, reader: Reader, backing: Reader | None = None) -> Reader:
+    """Return a reader of the guest's disk in `image`, which `reader` reads and which is not refused; `backing` is that
+    of its backing image. Raises CannotMap, as reading it does, and what `reader` raises.
+    """
+    if image.format == _RAW.name:
+        return reader
+    for form in (*HEAD_FORMATS, *TAIL_FORMATS):
+        if form.name == image.format and isinstance(form, MapsGuest) and form.probe(reader) is not None:
+            return form.guest(reader, backing)
+    raise CannotMap(f"the blocks of {image.format} are not followed")
+
+
+def with_media(image: Image, found: Findings) -> Image:
+    """Return `image` with what was found on its guest's disk."""
+    if found.media == Media():
+        return image
+    return replace(
+        image,
+        media=found.media,
+        features=(*image.features, *(word for word in found.features if word not in image.features)),
+        hazards=(*image.hazards, *(hazard for hazard in found.hazards if hazard not in image.hazards)),
+    )
+
+
+def _judge(reader: RecordingReader) -> tuple[Format | None, Image]:
+    """Return the format and what it says, without the guest's disk; no format for what is none of QEMU's."""
+    found: list[tuple[Format | None, Image]] = []
+    for form in HEAD_FORMATS:
+        image = form.probe(reader)
+        if image is not None:
+            found.append((form, image))
+    iso = _ISO.probe(reader)
     foreign = magics.recognise(reader)
-    if iso:  # whose first 32 KiB are anybody's: a program that starts it from a disk, say
+    if iso is not None:  # whose first 32 KiB are anybody's: a program that starts it from a disk, say
         foreign = [image for image in foreign if not magics.is_tame(image)]
-    if qcow2 and iso and _holds_disc(reader, qcow2):
-        iso = None
-    found = [image for image in (qcow2, iso, *foreign) if image]
+        if not (found and _is_guests_own(reader, *found[0])):
+            found.append((_ISO, iso))
+    found += [(None, image) for image in foreign]
     if len(found) > 1:
-        return _ambiguous(found)
+        return None, _ambiguous([image for _, image in found])
     if found:
         return found[0]
+    for form in TAIL_FORMATS:
+        image = form.probe(reader)
+        if image is not None:
+            return form, image
     behind = magics.recognise_tail(reader)
-    return behind[0] if behind else Raw().probe(reader)
+    return (None, behind[0]) if behind else (_RAW, _RAW.probe(reader))
 
 
-def _holds_disc(reader: Reader, qcow2: Image) -> bool:
-    """Whether the volume descriptor that lies 32 KiB into a qcow2 is its guest's own, moved there by small clusters."""
-    small_clusters = big(reader.pread(20, 4), 0, 4) <= 15
-    inside = qcow2.media.filesystem
-    return small_clusters and inside is not None and inside.type == "iso9660"
+def _look(reader: RecordingReader, form: Format | None, image: Image) -> Findings:
+    """Look at what the guest would find, as far as the blocks needed for it can be read cheaply."""
+    closed = image.verdict is Verdict.REFUSE or image.needs_passphrase or image.backing is not None
+    if closed or not isinstance(form, MapsGuest):
+        return Findings(Media())
+    try:
+        return examine(form.guest(reader))
+    except (CannotMap, OverBudget):
+        return Findings(Media())  # unknown, which is no fault of the image
+
+
+def _is_guests_own(reader: RecordingReader, form: Format | None, image: Image) -> bool:
+    """Whether the volume descriptor 32 KiB into a qcow2 is its guest's own, moved there by small clusters."""
+    if image.format != "qcow2" or big(reader.pread(20, 4), 0, 4) > 15:
+        return False
+    inside = _look(reader, form, image).media.filesystem
+    return inside is not None and inside.type == "iso9660"
 
 
 def _ambiguous(found: list[Image]) -> Image:

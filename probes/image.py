@@ -7,7 +7,7 @@ formats over one reader and decides.
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
-from typing import ClassVar
+from typing import ClassVar, Protocol, runtime_checkable
 
 from probes.reader import Reader
 
@@ -83,12 +83,35 @@ class Partition:
     filesystem: Filesystem | None = None
 
 
+class Family(StrEnum):
+    """Which kind of system a guest is: it decides what hardware it will know."""
+
+    LINUX = "linux"
+    WINDOWS = "windows"
+    BSD = "bsd"
+    MACOS = "macos"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """A guess of what system would start: by labels, partition types and files where they are cheap to see.
+
+    `name` is for a person, cleaned ("Debian 12", "Windows", "FreeBSD"); `live` says that it is an installer or a system
+    that runs from its medium.
+    """
+
+    family: Family
+    name: str
+    live: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Media:
     """What the guest would see: as far as it was looked at.
 
     `firmware` holds what the medium can boot with; empty means that nothing bootable was found, None that nobody
-    looked. `table` is "mbr", "gpt" or None.
+    looked. `table` is "mbr", "gpt", "apm", "bsd" or None. `guest` is a guess, None where nothing points anywhere.
     """
 
     kind: MediaKind = MediaKind.UNKNOWN
@@ -96,11 +119,14 @@ class Media:
     partitions: tuple[Partition, ...] = ()
     filesystem: Filesystem | None = None
     firmware: frozenset[Firmware] | None = None
+    guest: Guest | None = None
 
     @property
     def summary(self) -> str:
         """One line, for a person: "GPT, 2 partitions: vfat, ext4 · UEFI"."""
         parts = []
+        if self.guest:
+            parts.append(self.guest.name + (" (live)" if self.guest.live else ""))
         if self.kind is MediaKind.CD:
             parts.append("CD")
         if self.table:
@@ -120,7 +146,11 @@ class Media:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """What an image is. Sizes in bytes; `features` are short words for a person ("version 3", "compressed")."""
+    """What an image is. Sizes in bytes; `features` are short words for a person ("version 3", "compressed").
+
+    `needs_passphrase` says that QEMU's format driver wants one. `backing` is what the image names, whether or not that
+    may be followed: the hazards say.
+    """
 
     format: str
     virtual_size: int
@@ -129,6 +159,7 @@ class Image:
     media: Media = field(default_factory=Media)
     features: tuple[str, ...] = ()
     hazards: tuple[Hazard, ...] = ()
+    needs_passphrase: bool = False
 
     @property
     def verdict(self) -> Verdict:
@@ -137,7 +168,11 @@ class Image:
 
 
 class Format(ABC):
-    """One image format. Its properties are those of the header; the specification is linked at the file's head."""
+    """One image format. Its properties are those of the header; the specification is linked at the file's head.
+
+    It recognises, describes and judges by the image's own metadata. What the guest would find in it is looked at by
+    `probes.identify`, through `MapsGuest`.
+    """
 
     name: ClassVar[str]
 
@@ -148,3 +183,17 @@ class Format(ABC):
         Anything that the header may say is judged, none of it believed: no size, offset or count in it may cost
         more than a bounded read. Garbage gives None or hazards, never an exception; a failed read propagates.
         """
+
+
+@runtime_checkable
+class MapsGuest(Protocol):
+    """A format whose guest's disk can be read for the few blocks that tell what is on it."""
+
+    def guest(self, reader: Reader, backing: Reader | None = None) -> Reader:
+        """Return a reader of the guest's disk in the image that `reader` reads; its verdict is not REFUSE.
+
+        `backing` is the guest's disk of its backing image. Raises `probes.mapping.CannotMap`, as `pread` of what is
+        returned does, where it cannot be followed (encrypted, compressed in another way, damaged); and whatever reading
+        raises. Every read of `reader` may be small: it remembers.
+        """
+        ...

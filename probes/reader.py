@@ -1,7 +1,7 @@
 """Reading an image where it lies."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
@@ -97,3 +97,18 @@ class BeginsReads(Protocol):
     def begin_read(self, offset: int, length: int) -> Begun | None:
         """Ask for what `pread` would return, and do not wait: None where that would have to. Raises as `pread`."""
         ...
+
+
+@runtime_checkable
+class ReadsAhead(Protocol):
+    """A reader that can be told what will be wanted of it."""
+
+    def ahead(self, spans: Iterable[tuple[int, int]]) -> None:
+        """Have the (offset, length) of `spans` at hand, fetched all at once. Raises what `pread` raises."""
+        ...
+
+
+def ahead(reader: Reader, spans: Iterable[tuple[int, int]]) -> None:
+    """Tell `reader` what will be wanted of it, so that it takes one round trip: where it can make use of that."""
+    if isinstance(reader, ReadsAhead):
+        reader.ahead(spans)

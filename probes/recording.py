@@ -7,8 +7,11 @@ bridge serves that very answer to the guest.
 
 import bisect
 import threading
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 
-from probes.errors import BadAnswer, Refused
+from probes.errors import BadAnswer, Refused, TimedOut
 from probes.reader import Pin, Reader
 
 HEAD = 64 << 10
@@ -17,11 +20,19 @@ HEAD = 64 << 10
 PIECE = 4 << 10
 """Bytes: reads are widened to multiples of it."""
 
+NEAR = 16 << 10
+"""Bytes between two places that are read ahead: fewer than this cost less than a read of their own."""
+
 MAX_BYTES = 4 << 20
 """Bytes that one judgement may read."""
 
-MAX_TRIPS = 64
+MAX_READS = 64
 """Reads of the image that one judgement may take."""
+
+MAX_SECONDS = 60.0
+"""Seconds that the reading for one judgement may take: a server that drips ends here, however patient its source."""
+
+_AT_ONCE = 8
 
 
 class OverBudget(Refused):
@@ -33,16 +44,28 @@ class OverBudget(Refused):
 class RecordingReader(Reader):
     """A reader over `inner` that remembers, and never reads a byte twice.
 
-    `pread` raises OverBudget before a read that would pass the budget (`max_bytes` in bytes, `max_trips` in reads of
-    `inner`), and BadAnswer where `inner` gives less than it must. Closing it lets go of `inner`, not of the record.
+    `pread` raises OverBudget before a read that would pass the budget (`max_bytes` in bytes, `max_reads` of `inner`),
+    TimedOut before one that begins `max_seconds` after the first, and BadAnswer where `inner` gives less than it must.
+    Closing it lets go of `inner`, not of the record.
+
+    `reads` counts the reads of `inner`, `trips` those that had to wait for one another: reads ahead are one together.
     """
 
-    def __init__(self, inner: Reader, max_bytes: int = MAX_BYTES, max_trips: int = MAX_TRIPS) -> None:
+    def __init__(
+        self,
+        inner: Reader,
+        max_bytes: int = MAX_BYTES,
+        max_reads: int = MAX_READS,
+        max_seconds: float = MAX_SECONDS,
+    ) -> None:
         self.inner = inner
         self.trips = 0
+        self.reads = 0
         self.bytes_read = 0
         self._max_bytes = max_bytes
-        self._max_trips = max_trips
+        self._max_reads = max_reads
+        self._max_seconds = max_seconds
+        self._began: float | None = None
         self._size = inner.size
         self._starts: list[int] = []  # sorted, beside the bytes that start there; no two touch or overlap
         self._pieces: list[bytes] = []
@@ -67,44 +90,104 @@ class RecordingReader(Reader):
         if offset < 0 or end <= offset:
             return b""
         with self._lock:
-            if offset < HEAD:
-                self._fetch(0, min(max(end, HEAD), self._size))
-            else:
-                self._fetch(offset - offset % PIECE, min(end + -end % PIECE, self._size))
+            gaps = self._missing(*self._widened(offset, end))
+            if gaps:
+                self._spend(gaps)
+                self.trips += len(gaps)
+                for start, stop in gaps:
+                    self._keep(start, self._read(start, stop))
             index = bisect.bisect_right(self._starts, offset) - 1
             inside = offset - self._starts[index]
             return self._pieces[index][inside : inside + end - offset]
 
+    def ahead(self, spans: Iterable[tuple[int, int]]) -> None:
+        """Have the (offset, length) of `spans` in memory, fetched at once; not those that pass the budget."""
+        with self._lock:
+            gaps = self._gaps(spans)
+            room = self._max_reads - self.reads
+            gaps = gaps[: max(room, 0)]
+            while gaps and self.bytes_read + sum(stop - start for start, stop in gaps) > self._max_bytes:
+                gaps.pop()
+            if not gaps:
+                return
+            self._spend(gaps)
+            self.trips += 1
+            if len(gaps) == 1:
+                found = [self._read(*gaps[0])]
+            else:
+                with ThreadPoolExecutor(min(_AT_ONCE, len(gaps))) as pool:
+                    found = list(pool.map(lambda gap: self._read(*gap), gaps))
+            for (start, _), data in zip(gaps, found, strict=True):
+                self._keep(start, data)
+
     def close(self) -> None:
         self.inner.close()
 
-    def _fetch(self, start: int, end: int) -> None:
-        """Have [start, end) in memory, as one piece with all that touches it."""
-        first = bisect.bisect_left(self._starts, start)
-        if first and self._starts[first - 1] + len(self._pieces[first - 1]) >= start:
+    def _widened(self, start: int, end: int) -> tuple[int, int]:
+        if start < HEAD:
+            return 0, min(max(end + -end % PIECE, HEAD), self._size)
+        return start - start % PIECE, min(end + -end % PIECE, self._size)
+
+    def _gaps(self, spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Return what is missing of `spans`, in order, neighbours as one."""
+        wanted = sorted(
+            self._widened(offset, min(offset + length, self._size))
+            for offset, length in spans
+            if 0 <= offset < self._size and length > 0
+        )
+        merged: list[tuple[int, int]] = []
+        for start, end in wanted:
+            if merged and start <= merged[-1][1] + NEAR:
+                merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+            else:
+                merged.append((start, end))
+        return [gap for start, end in merged for gap in self._missing(start, end)]
+
+    def _missing(self, start: int, end: int) -> list[tuple[int, int]]:
+        """Return the parts of [start, end) that are not in memory."""
+        gaps = []
+        index = max(bisect.bisect_right(self._starts, start) - 1, 0)
+        for known, data in zip(self._starts[index:], self._pieces[index:], strict=True):
+            if known >= end:
+                break
+            if known > start:
+                gaps.append((start, known))
+            start = max(start, known + len(data))
+        if start < end:
+            gaps.append((start, end))
+        return gaps
+
+    def _keep(self, start: int, data: bytes) -> None:
+        """Remember `data`, none of which is known, as one piece with what it touches."""
+        self.bytes_read += len(data)
+        index = bisect.bisect_right(self._starts, start)
+        first = last = index
+        parts = [data]
+        if index and self._starts[index - 1] + len(self._pieces[index - 1]) == start:
             first -= 1
-        last, at, parts = first, start, list[bytes]()
-        trips_before = self.trips
-        while last < len(self._starts) and self._starts[last] <= end:
-            if self._starts[last] > at:
-                parts.append(self._read(at, self._starts[last]))
-            parts.append(self._pieces[last])
-            at = self._starts[last] + len(self._pieces[last])
+            parts.insert(0, self._pieces[first])
+            start = self._starts[first]
+        if index < len(self._starts) and self._starts[index] == start + sum(map(len, parts)):
+            parts.append(self._pieces[index])
             last += 1
-        if at < end:
-            parts.append(self._read(at, end))
-        if self.trips > trips_before:
-            self._starts[first:last] = [min([start, *self._starts[first:last]])]
-            self._pieces[first:last] = [b"".join(parts)]
+        self._starts[first:last] = [start]
+        self._pieces[first:last] = [b"".join(parts)]
+
+    def _spend(self, gaps: list[tuple[int, int]]) -> None:
+        """Account for the reads that are to come. Raises OverBudget, TimedOut."""
+        length = sum(stop - start for start, stop in gaps)
+        if self.reads + len(gaps) > self._max_reads or self.bytes_read + length > self._max_bytes:
+            why = f"it would take more than {self._max_reads} reads or {self._max_bytes >> 10} KiB of it"
+            raise OverBudget("tell what is", "the image", why, "a sound image takes a fraction of that")
+        now = time.monotonic()
+        if self._began is None:
+            self._began = now
+        if now - self._began > self._max_seconds:
+            raise TimedOut("tell what is", "the image", f"reading a little of it took {self._max_seconds:g} seconds")
+        self.reads += len(gaps)
 
     def _read(self, start: int, end: int) -> bytes:
-        length = end - start
-        if self.trips + 1 > self._max_trips or self.bytes_read + length > self._max_bytes:
-            why = f"it would take more than {self._max_trips} reads or {self._max_bytes >> 10} KiB of it"
-            raise OverBudget("tell what is", "the image", why, "a sound image takes a fraction of that")
-        self.trips += 1
-        data = self.inner.pread(start, length)
-        if len(data) != length:
-            raise BadAnswer("read", "the image", f"{len(data)} bytes came instead of {length}, at {start}")
-        self.bytes_read += length
+        data = self.inner.pread(start, end - start)
+        if len(data) != end - start:
+            raise BadAnswer("read", "the image", f"{len(data)} bytes came instead of {end - start}, at {start}")
         return data

@@ -10,11 +10,10 @@ wherever it lies, files of the host included. Neither is followed.
 from dataclasses import dataclass
 
 from probes.fields import big, text
-from probes.formats.qcow2_clusters import CannotMap, ClusterMap, MappedReader
-from probes.image import Backing, Format, Hazard, Image, Media, Verdict
-from probes.media.look import Findings, examine
+from probes.formats.qcow2_clusters import ClusterMap, Place
+from probes.image import Backing, Format, Hazard, Image, Verdict
+from probes.mapping import CannotMap, MappedReader
 from probes.reader import Reader
-from probes.recording import OverBudget
 from probes.text import clean
 
 MAGIC = b"QFI\xfb"
@@ -114,12 +113,9 @@ class Header:
 
 
 class Qcow2(Format):
-    """A qcow2 image; `look_inside` also reads the guest's first blocks, for the media (some more round trips)."""
+    """A qcow2 image."""
 
     name = "qcow2"
-
-    def __init__(self, look_inside: bool = True) -> None:
-        self._look_inside = look_inside
 
     def probe(self, reader: Reader) -> Image | None:
         data = reader.pread(0, min(_HEADER_AREA, reader.size))
@@ -134,19 +130,24 @@ class Qcow2(Format):
         if not hazards and (not whole or len(extensions.get(_BACKING_FORMAT, b"")) >= _MAX_FORMAT_NAME):
             hazards.append(_broken("its header extensions run on beyond all sense"))
         backing = _backing(reader, header, extensions)
-        hazards += _dangers(header, extensions, backing)
-        found = Findings(Media())
-        if self._look_inside and all(hazard.verdict is not Verdict.REFUSE for hazard in hazards):
-            found = _inside(reader, header)
+        hazards += _dangers(header, extensions)
         return Image(
             self.name,
             header.virtual_size // 512 * 512,
             reader.size,
             backing=backing,
-            media=found.media,
-            features=(*_features(header, extensions), *found.features),
-            hazards=(*hazards, *found.hazards),
+            features=_features(header, extensions),
+            hazards=tuple(hazards),
         )
+
+    def guest(self, reader: Reader, backing: Reader | None = None) -> Reader:
+        """See `probes.image.MapsGuest`."""
+        header = Header(reader.pread(0, 112).ljust(112, b"\0"))
+        if header.incompatible & _EXTENDED_L2:
+            raise CannotMap("extended L2 entries")
+        size = header.virtual_size // 512 * 512
+        place = Place(header.cluster_bits, size, header.l1_offset, header.l1_entries)
+        return MappedReader(reader, ClusterMap(reader, place), backing)
 
 
 def _broken(why: str) -> Hazard:
@@ -244,7 +245,7 @@ def _backing(reader: Reader, header: Header, extensions: dict[int, bytes]) -> Ba
     return Backing(name, driver or None) if name else None
 
 
-def _dangers(header: Header, extensions: dict[int, bytes], backing: Backing | None) -> list[Hazard]:
+def _dangers(header: Header, extensions: dict[int, bytes]) -> list[Hazard]:
     """Judge what the header asks of whoever opens the image."""
     hazards = []
     if header.incompatible & _DATA_FILE or _DATA_FILE_NAME in extensions:
@@ -252,9 +253,6 @@ def _dangers(header: Header, extensions: dict[int, bytes], backing: Backing | No
         where = f", {name}" if name else ""
         why = f"Its data lie in another file{where}: QEMU would open that one, wherever it is."
         hazards.append(Hazard("qcow2-data-file", why, Verdict.REFUSE))
-    if backing:
-        why = f"It needs a backing file, {clean(backing.name, 200)}, and backing files are not followed yet."
-        hazards.append(Hazard("backing-file", why, Verdict.REFUSE))
     unknown = header.incompatible & ~_KNOWN
     if unknown:
         names = ", ".join(_feature_name(extensions, bit) for bit in range(64) if unknown >> bit & 1)
@@ -301,14 +299,3 @@ def _features(header: Header, extensions: dict[int, bytes]) -> tuple[str, ...]:
     words += ["encrypted"] if header.encryption else []
     words += ["internal snapshots"] if header.snapshots else []
     return tuple(words)
-
-
-def _inside(reader: Reader, header: Header) -> Findings:
-    """Look at what the guest would find, as far as the clusters needed for it can be read cheaply."""
-    if header.incompatible & _EXTENDED_L2:
-        return Findings(Media())
-    mapping = ClusterMap(header.cluster_bits, header.virtual_size // 512 * 512, header.l1_offset, header.l1_entries)
-    try:
-        return examine(MappedReader(reader, mapping))
-    except (CannotMap, OverBudget):
-        return Findings(Media())  # unknown, which is no fault of the image: zstd, or clusters all over the place

@@ -8,7 +8,8 @@ import zlib
 from dataclasses import dataclass
 
 from probes.fields import big
-from probes.reader import Pin, Reader
+from probes.mapping import BlockMap, CannotMap, Span
+from probes.reader import Reader
 
 _OFFSET = 0x00FFFFFFFFFFFE00
 _COMPRESSED = 1 << 62
@@ -16,12 +17,8 @@ _ZERO = 1
 _MAX_CACHED = 64
 
 
-class CannotMap(Exception):
-    """The guest's bytes cannot be told from this map: it is damaged, or of a kind that is not followed."""
-
-
 @dataclass(frozen=True, slots=True)
-class ClusterMap:
+class Place:
     """Where the map lies: cluster size as a power of two, the guest's size in bytes, and the L1 table's place."""
 
     cluster_bits: int
@@ -30,53 +27,19 @@ class ClusterMap:
     l1_entries: int
 
 
-class MappedReader(Reader):
-    """The guest's disk in the qcow2 that `inner` reads; `pread` also raises CannotMap. Not for several threads.
+class ClusterMap(BlockMap):
+    """The clusters of the qcow2 that `inner` reads, which is expected to remember (`RecordingReader`)."""
 
-    Each entry of a table is a small read of `inner`, which is expected to remember (`RecordingReader`).
-    """
-
-    def __init__(self, inner: Reader, mapping: ClusterMap) -> None:
+    def __init__(self, inner: Reader, place: Place) -> None:
+        self.virtual_size = place.virtual_size
         self._inner = inner
-        self._map = mapping
+        self._map = place
         self._inflated: dict[int, bytes] = {}
 
-    @property
-    def size(self) -> int:
-        return self._map.virtual_size
-
-    @property
-    def pin(self) -> Pin:
-        return self._inner.pin
-
-    def pread(self, offset: int, length: int) -> bytes:
-        end = min(offset + length, self.size)
-        cluster = 1 << self._map.cluster_bits
-        parts: list[bytes] = []
-        start = run = 0  # a run of neighbouring host bytes, read at once
-        while offset < end:
-            count = min(end - offset, cluster - offset % cluster)
-            place = self._place(offset)
-            if isinstance(place, int) and run and start + run == place:
-                run += count
-            else:
-                parts.append(self._read(start, run))
-                start = run = 0
-                if isinstance(place, int):
-                    start, run = place, count
-                else:
-                    within = offset % cluster
-                    parts.append(place[within : within + count] if place else bytes(count))
-            offset += count
-        parts.append(self._read(start, run))
-        return b"".join(parts)
-
-    def close(self) -> None:
-        self._inner.close()
-
-    def _place(self, offset: int) -> int | bytes:
-        """Return where the guest's byte `offset` lies in the file, or its inflated cluster, or b"" for zeros."""
+    def locate(self, offset: int) -> Span:
         bits = self._map.cluster_bits
+        within = offset & ((1 << bits) - 1)
+        length = (1 << bits) - within
         index = offset >> bits
         l2_bits = bits - 3
         l1_index = index >> l2_bits
@@ -84,16 +47,18 @@ class MappedReader(Reader):
             raise CannotMap("beyond the L1 table")
         table = self._entry(self._map.l1_offset, l1_index) & _OFFSET
         if not table:
-            return b""
+            return Span(length, backing=True)
         self._check(table)
         entry = self._entry(table, index & ((1 << l2_bits) - 1))
         if entry & _COMPRESSED:
-            return self._inflate(entry)
+            return Span(length, data=self._inflate(entry)[within:])
         place = entry & _OFFSET
-        if entry & _ZERO or not place:
-            return b""
+        if entry & _ZERO:
+            return Span(length)
+        if not place:
+            return Span(length, backing=True)
         self._check(place)
-        return place + (offset & ((1 << bits) - 1))
+        return Span(length, at=place + within)
 
     def _check(self, place: int) -> None:
         if place % (1 << self._map.cluster_bits) or place >= self._inner.size:
@@ -123,7 +88,3 @@ class MappedReader(Reader):
             self._inflated.clear()
         self._inflated[entry] = data
         return data
-
-    def _read(self, start: int, count: int) -> bytes:
-        # A file that ends within its last cluster goes on in zeros.
-        return self._inner.pread(start, count).ljust(count, b"\0") if count else b""

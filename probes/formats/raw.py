@@ -5,7 +5,6 @@ the start of its raw disk, and whoever then guesses by the header opens what the
 """
 
 from probes.image import Format, Hazard, Image, Verdict
-from probes.media.look import examine
 from probes.media.sectors import size_hazards, whole_sectors
 from probes.reader import Reader
 
@@ -17,12 +16,11 @@ class Raw(Format):
 
     def probe(self, reader: Reader) -> Image:
         hazards = size_hazards(reader.size)
-        if any(hazard.verdict is Verdict.REFUSE for hazard in hazards):
-            return Image(self.name, whole_sectors(reader.size), reader.size, hazards=hazards)
-        found = examine(reader)
-        hazards += found.hazards
-        if reader.pread(0x202, 4) == b"HdrS":
+        if reader.pread(0x202, 4) == b"HdrS" and all(hazard.verdict is not Verdict.REFUSE for hazard in hazards):
             text = "It looks like a Linux kernel, not a disk: only few of them start this way."
             hazards += (Hazard("linux-kernel", text, Verdict.OK),)
-        size = whole_sectors(reader.size)
-        return Image(self.name, size, reader.size, media=found.media, features=found.features, hazards=hazards)
+        return Image(self.name, whole_sectors(reader.size), reader.size, hazards=hazards)
+
+    def guest(self, reader: Reader, backing: Reader | None = None) -> Reader:
+        """See `probes.image.MapsGuest`."""
+        return reader

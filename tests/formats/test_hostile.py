@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from probes.identify import identify
 from probes.image import Image, Verdict
-from probes.recording import MAX_BYTES, MAX_TRIPS, RecordingReader
+from probes.recording import MAX_BYTES, MAX_READS, RecordingReader
 from probes.text import is_clean
 from tests.formats.images import MiB, patch, qemu_img_create, run, sparse
 from tests.formats.readers import MemoryReader
@@ -49,7 +49,7 @@ MARKS: tuple[tuple[int, bytes], ...] = (
 
 def sound(image: Image, recorder: RecordingReader) -> None:
     """What holds for every judgement."""
-    assert recorder.trips <= MAX_TRIPS
+    assert recorder.reads <= MAX_READS
     assert recorder.bytes_read <= MAX_BYTES
     assert image.file_size == recorder.size
     assert image.virtual_size >= 0

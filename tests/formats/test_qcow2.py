@@ -109,16 +109,22 @@ class TestRefuses:
 
     @pytest.mark.parametrize(
         "name",
-        ["/etc/hostname", "json:{}", "nbd://192.0.2.1/x", "fat:/etc", "base.qcow2", "\x1b[31mred\x07", "\u202eevil"],
+        ["/etc/hostname", "json:{}", "nbd://192.0.2.1/x", "fat:/etc", "../base.qcow2", "\x1b[31mred\x07", "\u202eevil"],
     )
-    def test_any_backing_file(self, tmp_path: Path, name: str) -> None:
+    def test_any_backing_file_but_one_beside_it(self, tmp_path: Path, name: str) -> None:
         path = qemu_img_create(tmp_path / "image", "1M", "qcow2", "-u", "-b", name, "-F", "raw")
         image = judge(path)
         assert image.backing is not None
         assert (image.backing.name, image.backing.format) == (name, "raw")
-        assert codes(image) == {"backing-file"}
+        assert codes(image) == {"backing-outside"}
         assert image.verdict is Verdict.REFUSE
         assert only_hazard(image).isprintable()
+
+    def test_not_a_backing_file_beside_it_but_asks(self, tmp_path: Path) -> None:
+        image = judge(qemu_img_create(tmp_path / "image", "1M", "qcow2", "-u", "-b", "base.qcow2", "-F", "raw"))
+        assert codes(image) == {"backing-file"}
+        assert image.verdict is Verdict.ASK
+        assert image.media.firmware is None  # nobody has seen the backing image yet
 
     def test_a_backing_file_of_an_unknown_format_too(self, plain: Path) -> None:
         patch(plain, 0x300, b"/etc/passwd")
@@ -145,7 +151,7 @@ class TestRefuses:
         image = judge(path)
         assert image.backing is not None
         assert image.backing.name == "/etc/shadow"
-        assert "backing-file" in codes(image)
+        assert "backing-outside" in codes(image)
 
     def test_luks_for_now(self, plain: Path) -> None:
         image = judge(set_field(plain, images.ENCRYPTION, 2))
@@ -329,6 +335,6 @@ class TestLooksInside:
         path = tmp_path / "image"
         run("qemu-img", "convert", "-O", "qcow2", disk, path)
         with FileReader(path) as reader:
-            image = identify(RecordingReader(reader, max_trips=3))
+            image = identify(RecordingReader(reader, max_reads=3))
         assert image.media.firmware is None
         assert image.verdict is Verdict.OK

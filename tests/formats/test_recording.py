@@ -4,9 +4,10 @@ import random
 
 import pytest
 
-from probes.errors import BadAnswer, Refused, Unreachable
+from probes.errors import BadAnswer, Refused, TimedOut, Unreachable
 from probes.identify import head_digest
 from probes.recording import HEAD, PIECE, OverBudget, RecordingReader
+from tests.formats.images import MiB
 from tests.formats.readers import FailingReader, MemoryReader
 
 DATA = random.Random(7).randbytes(300_000)
@@ -56,7 +57,7 @@ def test_an_empty_image_is_read_without_asking() -> None:
 def test_any_sequence_of_reads_gives_the_right_bytes_and_asks_for_none_twice(seed: int) -> None:
     chance = random.Random(seed)
     inner = MemoryReader(DATA)
-    reader = RecordingReader(inner, max_trips=1000)
+    reader = RecordingReader(inner, max_reads=1000)
     for _ in range(60):
         offset, length = chance.randrange(len(DATA)), chance.randrange(1, 30_000)
         assert reader.pread(offset, length) == DATA[offset : offset + length]
@@ -81,7 +82,7 @@ def test_what_was_read_stays_though_the_storage_changes() -> None:
 
 def test_too_many_reads_are_refused_before_they_are_made() -> None:
     inner = MemoryReader(bytes(10 << 20))
-    reader = RecordingReader(inner, max_trips=3)
+    reader = RecordingReader(inner, max_reads=3)
     for index in range(3):
         reader.pread((index * 2 + 50) * PIECE, 1)
     with pytest.raises(OverBudget) as caught:
@@ -122,3 +123,28 @@ def test_the_digest_of_the_head_is_that_of_64_kib_or_of_all_there_is() -> None:
     assert head_digest(MemoryReader(DATA)) == hashlib.sha256(DATA[: 64 << 10]).hexdigest()
     assert head_digest(MemoryReader(b"small")) == hashlib.sha256(b"small").hexdigest()
     assert head_digest(MemoryReader(b"")) == hashlib.sha256(b"").hexdigest()
+
+
+def test_reads_ahead_are_one_trip_together_and_merged_where_they_are_near() -> None:
+    inner = MemoryReader(bytes(range(256)) * 4096)  # 1 MiB
+    reader = RecordingReader(inner)
+    reader.ahead([(300_000, 100), (304_200, 10), (700_000, 5000), (2_000_000, 10)])
+    assert (reader.trips, reader.reads) == (1, 2)
+    for offset in (300_000, 304_200, 700_100):
+        assert reader.pread(offset, 10) == (bytes(range(256)) * 4096)[offset : offset + 10]
+    assert inner.trips == 2
+
+
+def test_reads_ahead_leave_out_what_passes_the_budget() -> None:
+    inner = MemoryReader(bytes(MiB))
+    reader = RecordingReader(inner, max_reads=2, max_bytes=128 << 10)
+    reader.ahead([(at << 16, 10) for at in range(1, 9)])
+    assert reader.reads == 2
+    reader.ahead([(600_000, 10)])
+    assert inner.trips == 2
+
+
+def test_a_judgement_that_takes_too_long_is_given_up() -> None:
+    reader = RecordingReader(MemoryReader(bytes(MiB)), max_seconds=-1.0)
+    with pytest.raises(TimedOut):
+        reader.pread(0, 10)

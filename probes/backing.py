@@ -1,0 +1,35 @@
+"""The name that an image gives its backing image: may it be followed at all?
+
+QEMU would open whatever stands there: a file of the host, a block graph in JSON, another server. Farboot follows only
+the plain name of a file beside the image, on the same server, and asks before it does.
+"""
+
+from probes.image import Backing, Hazard, Verdict
+from probes.text import clean, is_clean
+
+_LONGEST = 1023
+
+
+def judge_name(backing: Backing) -> Hazard:
+    """Return what follows from the name alone: ASK for one beside the image, else REFUSE."""
+    shown = clean(backing.name, 200)
+    outside = _outside(backing.name)
+    if outside:
+        text = f"It needs a backing image, {shown}, {outside}: that is never followed."
+        return Hazard("backing-outside", text, Verdict.REFUSE)
+    text = f"It needs a backing image, {shown}, beside it: that is opened as well."
+    return Hazard("backing-file", text, Verdict.ASK)
+
+
+def _outside(name: str) -> str:
+    """Say why `name` is none of a file beside the image; empty if it is one."""
+    before, colon, _ = name.partition(":")
+    if colon and "/" not in before:  # QEMU's path_has_protocol (block.c)
+        return "which names a protocol or a place of its own"
+    if name.startswith(("/", "\\")):
+        return "by a path of its own"
+    if ".." in name.replace("\\", "/").split("/"):
+        return "which leads out of its folder"
+    if not is_clean(name) or "\\" in name or len(name) > _LONGEST:
+        return "whose name is not one that anybody types"
+    return ""
