@@ -1,30 +1,34 @@
 """Inside a qcow2: the guest's bytes, by its cluster map.
 
-For the few blocks that tell what the guest would find. Plain and deflated clusters are followed; zstd, encryption, data
-files, backing files and extended L2 entries are not. The specification is QEMU's docs/interop/qcow2.rst.
+For the few blocks that tell what the guest would find. Plain and packed clusters and subclusters are followed;
+encryption and data files are not. The specification is QEMU's docs/interop/qcow2.rst.
 """
 
-import zlib
 from dataclasses import dataclass
 
 from probes.fields import big
+from probes.formats.packing import Unpacked, inflate, unpack_zstd
 from probes.mapping import BlockMap, CannotMap, Span
 from probes.reader import Reader
 
 _OFFSET = 0x00FFFFFFFFFFFE00
 _COMPRESSED = 1 << 62
 _ZERO = 1
-_MAX_CACHED = 64
+_SUBCLUSTERS = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the map lies: cluster size as a power of two, the guest's size in bytes, and the L1 table's place."""
+    """Where the map lies, and how it is to be read: cluster size as a power of two, the guest's size in bytes, the L1
+    table's place. `extended` says that L2 entries tell of subclusters; `zstd` that clusters are packed with that.
+    """
 
     cluster_bits: int
     virtual_size: int
     l1_offset: int
     l1_entries: int
+    extended: bool = False
+    zstd: bool = False
 
 
 class ClusterMap(BlockMap):
@@ -34,57 +38,63 @@ class ClusterMap(BlockMap):
         self.virtual_size = place.virtual_size
         self._inner = inner
         self._map = place
-        self._inflated: dict[int, bytes] = {}
+        self._unpacked = Unpacked()
 
     def locate(self, offset: int) -> Span:
         bits = self._map.cluster_bits
         within = offset & ((1 << bits) - 1)
         length = (1 << bits) - within
         index = offset >> bits
-        l2_bits = bits - 3
+        l2_bits = bits - (4 if self._map.extended else 3)
         l1_index = index >> l2_bits
         if l1_index >= self._map.l1_entries:
             raise CannotMap("beyond the L1 table")
-        table = self._entry(self._map.l1_offset, l1_index) & _OFFSET
+        table = self._number(self._map.l1_offset + l1_index * 8) & _OFFSET
         if not table:
             return Span(length, backing=True)
         self._check(table)
-        entry = self._entry(table, index & ((1 << l2_bits) - 1))
+        at = table + (index & ((1 << l2_bits) - 1)) * (16 if self._map.extended else 8)
+        entry = self._number(at)
         if entry & _COMPRESSED:
-            return Span(length, data=self._inflate(entry)[within:])
+            return Span(length, data=self._unpacked.get(entry, lambda: self._unpack(entry))[within:])
         place = entry & _OFFSET
+        if place:
+            self._check(place)
+        if self._map.extended:
+            return self._subcluster(place, within, self._number(at + 8))
         if entry & _ZERO:
             return Span(length)
         if not place:
             return Span(length, backing=True)
-        self._check(place)
         return Span(length, at=place + within)
+
+    def _subcluster(self, place: int, within: int, bitmap: int) -> Span:
+        """Return the rest of the subcluster at `within`: of the two halves of `bitmap`, the lower one says which are
+        there, the upper one which are zeros.
+        """
+        size = (1 << self._map.cluster_bits) // _SUBCLUSTERS
+        length = size - within % size
+        there, zero = (bool(bitmap >> (within // size + half) & 1) for half in (0, _SUBCLUSTERS))
+        if there and (zero or not place):
+            raise CannotMap("a subcluster of two kinds")
+        if there:
+            return Span(length, at=place + within)
+        return Span(length, backing=not zero)
 
     def _check(self, place: int) -> None:
         if place % (1 << self._map.cluster_bits) or place >= self._inner.size:
             raise CannotMap("a cluster out of place")
 
-    def _entry(self, table: int, index: int) -> int:
-        data = self._inner.pread(table + index * 8, 8)
+    def _number(self, at: int) -> int:
+        data = self._inner.pread(at, 8)
         if len(data) != 8:
             raise CannotMap("a table beyond the end")
         return big(data, 0, 8)
 
-    def _inflate(self, entry: int) -> bytes:
-        if entry in self._inflated:
-            return self._inflated[entry]
+    def _unpack(self, entry: int) -> bytes:
         bits = self._map.cluster_bits
         shift = 62 - (bits - 8)
         place = entry & ((1 << shift) - 1)
         sectors = (entry >> shift & ((1 << (bits - 8)) - 1)) + 1
         packed = self._inner.pread(place, sectors * 512 - place % 512)
-        try:
-            data = zlib.decompressobj(-15).decompress(packed, 1 << bits)
-        except zlib.error as error:
-            raise CannotMap("a cluster that cannot be inflated") from error
-        if len(data) != 1 << bits:
-            raise CannotMap("a cluster that is cut short")
-        if len(self._inflated) >= _MAX_CACHED:
-            self._inflated.clear()
-        self._inflated[entry] = data
-        return data
+        return unpack_zstd(packed, 1 << bits) if self._map.zstd else inflate(packed, 1 << bits, "deflate")

@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 
 from probes.identify import identify
-from probes.image import Firmware, Image, MediaKind, Verdict
-from probes.recording import RecordingReader
+from probes.image import Image, Verdict
 from tests.formats import images
-from tests.formats.images import MiB, codes, copy_into, judge, patch, qemu_img_create, qemu_img_info, run, set_field
+from tests.formats.images import MiB, codes, judge, patch, qemu_img_create, qemu_img_info, run, set_field
 from tests.formats.readers import FileReader, MemoryReader
 
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -153,12 +152,6 @@ class TestRefuses:
         assert image.backing.name == "/etc/shadow"
         assert "backing-outside" in codes(image)
 
-    def test_luks_for_now(self, plain: Path) -> None:
-        image = judge(set_field(plain, images.ENCRYPTION, 2))
-        assert codes(image) == {"encrypted"}
-        assert "encrypted" in image.features
-        assert image.verdict is Verdict.REFUSE
-
     def test_the_old_encryption(self, plain: Path) -> None:
         assert codes(judge(set_field(plain, images.ENCRYPTION, 1))) == {"qcow2-aes"}
 
@@ -264,77 +257,3 @@ class TestReadsLittle:
         for fails_at in range(trips):
             with pytest.raises(Unreachable):
                 identify(FailingReader(data, fails_at))
-
-
-CONVERSIONS: dict[str, tuple[str, ...]] = {
-    "plain": (),
-    "version 2": ("-o", "compat=0.10"),
-    "4k": ("-o", "cluster_size=4k"),
-    "2M": ("-o", "cluster_size=2M"),
-    "compressed": ("-c",),
-    "compressed 4k": ("-c", "-o", "cluster_size=4k"),
-    "compressed 2M": ("-c", "-o", "cluster_size=2M"),
-    "metadata": ("-o", "preallocation=metadata"),
-}
-
-
-class TestLooksInside:
-    @pytest.fixture(scope="class")
-    def disk(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """A raw disk: GPT, an EFI System partition with a filesystem, and an ext4 one."""
-        folder = tmp_path_factory.mktemp("disk")
-        path = images.sparse(folder / "disk.raw", 80 * MiB)
-        run("sfdisk", "-q", path, stdin="label: gpt\nsize=32M, type=uefi\ntype=linux\n")
-        run("mkfs.vfat", "-n", "ESP", "-C", folder / "esp", str(16 << 10))
-        copy_into(path, 1 * MiB, folder / "esp")
-        run("mke2fs", "-q", "-t", "ext4", "-L", "root", folder / "root", "40M")
-        copy_into(path, 33 * MiB, folder / "root")
-        return path
-
-    @pytest.mark.parametrize("conversion", CONVERSIONS)
-    def test_and_sees_what_a_raw_disk_would_show(self, tmp_path: Path, disk: Path, conversion: str) -> None:
-        path = tmp_path / "image"
-        run("qemu-img", "convert", "-O", "qcow2", *CONVERSIONS[conversion], disk, path)
-        with FileReader(path) as reader:
-            image = identify(reader)
-            assert reader.trips <= 12
-        assert image.media == judge(disk).media
-        assert image.media.firmware == frozenset({Firmware.UEFI})
-        assert [part.filesystem and part.filesystem.type for part in image.media.partitions] == ["vfat", "ext4"]
-
-    def test_and_finds_a_disc(self, tmp_path: Path) -> None:
-        iso = Path("/usr/lib/memtest86+/memtest86+x64.iso")
-        for options in ((), ("-o", "cluster_size=4k"), ("-o", "cluster_size=512"), ("-c",)):
-            path = tmp_path / "image"
-            run("qemu-img", "convert", "-O", "qcow2", *options, iso, path)
-            image = judge(path)
-            assert image.format == "qcow2"
-            assert image.media.kind is MediaKind.CD
-            assert image.media == judge(iso).media
-            assert image.verdict is Verdict.OK
-
-    def test_and_says_nothing_of_what_it_does_not_follow(self, tmp_path: Path, disk: Path) -> None:
-        for options in (("-c", "-o", "compression_type=zstd"), ("-o", "extended_l2=on,cluster_size=128k")):
-            path = tmp_path / "image"
-            run("qemu-img", "convert", "-O", "qcow2", *options, disk, path)
-            assert judge(path).media.firmware is None
-            assert judge(path).verdict is Verdict.OK
-
-    @pytest.mark.parametrize("value", [1 << 50, 0x30200, (1 << 63) | (1 << 55), 0xFFFFFFFFFFFFFFFF])
-    def test_and_survives_a_map_that_leads_nowhere(self, tmp_path: Path, disk: Path, value: int) -> None:
-        path = tmp_path / "image"
-        run("qemu-img", "convert", "-O", "qcow2", disk, path)
-        l1 = struct.unpack(">Q", path.read_bytes()[40:48])[0]
-        l2 = struct.unpack(">Q", path.read_bytes()[l1 : l1 + 8])[0] & 0x00FFFFFFFFFFFE00
-        for table in (l1, l2):
-            broken = bytearray(path.read_bytes())
-            broken[table : table + 8] = struct.pack(">Q", value)
-            assert identify(MemoryReader(bytes(broken))).media.firmware is None
-
-    def test_but_not_where_it_would_take_too_many_reads(self, tmp_path: Path, disk: Path) -> None:
-        path = tmp_path / "image"
-        run("qemu-img", "convert", "-O", "qcow2", disk, path)
-        with FileReader(path) as reader:
-            image = identify(RecordingReader(reader, max_reads=3))
-        assert image.media.firmware is None
-        assert image.verdict is Verdict.OK

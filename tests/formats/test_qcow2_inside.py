@@ -1,0 +1,148 @@
+"""Inside a qcow2: what the guest would find, by every kind of map that qemu-img makes."""
+
+import struct
+from pathlib import Path
+
+import pytest
+
+from probes.identify import guest_disk, identify
+from probes.image import Firmware, MediaKind, Verdict
+from probes.mapping import CannotMap
+from probes.recording import RecordingReader
+from tests.formats import images
+from tests.formats.images import MiB, copy_into, judge, run
+from tests.formats.readers import FileReader, MemoryReader
+
+CONVERSIONS: dict[str, tuple[str, ...]] = {
+    "plain": (),
+    "version 2": ("-o", "compat=0.10"),
+    "4k": ("-o", "cluster_size=4k"),
+    "2M": ("-o", "cluster_size=2M"),
+    "compressed": ("-c",),
+    "compressed 4k": ("-c", "-o", "cluster_size=4k"),
+    "compressed 2M": ("-c", "-o", "cluster_size=2M"),
+    "metadata": ("-o", "preallocation=metadata"),
+    "zstd": ("-c", "-o", "compression_type=zstd"),
+    "zstd 2M": ("-c", "-o", "compression_type=zstd,cluster_size=2M"),
+    "extended": ("-o", "extended_l2=on"),
+    "extended 16k": ("-o", "extended_l2=on,cluster_size=16k"),
+    "extended 2M": ("-o", "extended_l2=on,cluster_size=2M"),
+    "extended, metadata": ("-o", "extended_l2=on,preallocation=metadata"),
+    "extended, zstd": ("-c", "-o", "extended_l2=on,compression_type=zstd"),
+}
+
+
+class TestLooksInside:
+    @pytest.fixture(scope="class")
+    def disk(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """A raw disk: GPT, an EFI System partition with a filesystem, and an ext4 one."""
+        folder = tmp_path_factory.mktemp("disk")
+        path = images.sparse(folder / "disk.raw", 80 * MiB)
+        run("sfdisk", "-q", path, stdin="label: gpt\nsize=32M, type=uefi\ntype=linux\n")
+        run("mkfs.vfat", "-n", "ESP", "-C", folder / "esp", str(16 << 10))
+        copy_into(path, 1 * MiB, folder / "esp")
+        run("mke2fs", "-q", "-t", "ext4", "-L", "root", folder / "root", "40M")
+        copy_into(path, 33 * MiB, folder / "root")
+        return path
+
+    @pytest.mark.parametrize("conversion", CONVERSIONS)
+    def test_and_sees_what_a_raw_disk_would_show(self, tmp_path: Path, disk: Path, conversion: str) -> None:
+        path = tmp_path / "image"
+        run("qemu-img", "convert", "-O", "qcow2", *CONVERSIONS[conversion], disk, path)
+        with FileReader(path) as reader:
+            image = identify(reader)
+            assert reader.trips <= 12
+        assert image.media == judge(disk).media
+        assert image.media.firmware == frozenset({Firmware.UEFI})
+        assert [part.filesystem and part.filesystem.type for part in image.media.partitions] == ["vfat", "ext4"]
+
+    def test_and_finds_a_disc(self, tmp_path: Path) -> None:
+        iso = Path("/usr/lib/memtest86+/memtest86+x64.iso")
+        for options in ((), ("-o", "cluster_size=4k"), ("-o", "cluster_size=512"), ("-c",)):
+            path = tmp_path / "image"
+            run("qemu-img", "convert", "-O", "qcow2", *options, iso, path)
+            image = judge(path)
+            assert image.format == "qcow2"
+            assert image.media.kind is MediaKind.CD
+            assert image.media == judge(iso).media
+            assert image.verdict is Verdict.OK
+
+    @pytest.mark.parametrize("value", [1 << 50, 0x30200, (1 << 63) | (1 << 55), 0xFFFFFFFFFFFFFFFF])
+    def test_and_survives_a_map_that_leads_nowhere(self, tmp_path: Path, disk: Path, value: int) -> None:
+        path = tmp_path / "image"
+        run("qemu-img", "convert", "-O", "qcow2", disk, path)
+        l1 = struct.unpack(">Q", path.read_bytes()[40:48])[0]
+        l2 = struct.unpack(">Q", path.read_bytes()[l1 : l1 + 8])[0] & 0x00FFFFFFFFFFFE00
+        for table in (l1, l2):
+            broken = bytearray(path.read_bytes())
+            broken[table : table + 8] = struct.pack(">Q", value)
+            assert identify(MemoryReader(bytes(broken))).media.firmware is None
+
+    def test_but_not_where_it_would_take_too_many_reads(self, tmp_path: Path, disk: Path) -> None:
+        path = tmp_path / "image"
+        run("qemu-img", "convert", "-O", "qcow2", disk, path)
+        with FileReader(path) as reader:
+            image = identify(RecordingReader(reader, max_reads=3))
+        assert image.media.firmware is None
+        assert image.verdict is Verdict.OK
+
+
+def everything(path: Path, backing: Path | None = None) -> bytes:
+    """The whole of the guest's disk, by our map."""
+    with FileReader(path) as reader:
+        image = identify(reader, look_inside=False)
+        below = FileReader(backing) if backing else None
+        return guest_disk(image, reader, below).pread(0, image.virtual_size)
+
+
+class TestMapsEveryByte:
+    @pytest.mark.parametrize("options", ["cluster_size=16k", "cluster_size=128k", "cluster_size=2M"])
+    def test_of_subclusters_written_zeroed_and_left_out(self, tmp_path: Path, options: str) -> None:
+        base = tmp_path / "base"
+        base.write_bytes(bytes(range(1, 251)) * (4 * MiB // 250))
+        path = tmp_path / "image"
+        run("qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", "-o", f"extended_l2=on,{options}", path)
+        commands = [
+            "write -P 17 0 512", "write -P 18 70000 3000", "write -z 65536 4096", "write -P 19 200k 130k",
+            "write -z 1M 512k", "write -P 20 1100k 3k", "discard 2M 1M", "write -P 21 3000k 1k",
+        ]  # fmt: skip
+        run("qemu-io", *(word for command in commands for word in ("-c", command)), path)
+        run("qemu-img", "convert", "-O", "raw", path, tmp_path / "raw")
+        assert everything(path, base) == (tmp_path / "raw").read_bytes()
+
+    @pytest.mark.parametrize("packed", ["zlib", "zstd"])
+    @pytest.mark.parametrize("extended", ["on", "off"])
+    def test_of_packed_clusters(self, tmp_path: Path, packed: str, extended: str) -> None:
+        raw = tmp_path / "raw"
+        raw.write_bytes(b"".join(bytes([n % 7]) * (n * 37) for n in range(300)) + Path("/bin/true").read_bytes())
+        path = tmp_path / "image"
+        options = f"compression_type={packed},extended_l2={extended}"
+        run("qemu-img", "convert", "-c", "-O", "qcow2", "-o", options, raw, path)
+        assert everything(path).rstrip(b"\0") == raw.read_bytes().rstrip(b"\0")
+
+    def test_but_not_of_a_zstd_frame_that_asks_for_much_memory(self, tmp_path: Path) -> None:
+        import zstandard
+
+        raw = tmp_path / "raw"
+        raw.write_bytes(b"x" * 65536)
+        path = tmp_path / "image"
+        run("qemu-img", "convert", "-c", "-O", "qcow2", "-o", "compression_type=zstd", raw, path)
+        assert everything(path) == raw.read_bytes()
+        data = path.read_bytes()
+        at = data.index(b"\x28\xb5\x2f\xfd")
+        settings = zstandard.ZstdCompressionParameters(window_log=27, write_content_size=False)
+        packer = zstandard.ZstdCompressor(compression_params=settings).compressobj()
+        frame = packer.compress(raw.read_bytes()) + packer.flush()
+        images.patch(path, at, frame)
+        with pytest.raises(CannotMap):
+            everything(path)
+
+    def test_but_not_of_a_subcluster_that_is_there_and_zeros_at_once(self, tmp_path: Path) -> None:
+        path = images.qemu_img_create(tmp_path / "image", "1M", "qcow2", "-o", "extended_l2=on")
+        run("qemu-io", "-c", "write -P 1 0 64k", path)
+        data = path.read_bytes()
+        l1 = struct.unpack(">Q", data[40:48])[0]
+        l2 = struct.unpack(">Q", data[l1 : l1 + 8])[0] & 0x00FFFFFFFFFFFE00
+        images.patch(path, l2 + 8, b"\xff" * 8)
+        with pytest.raises(CannotMap):
+            everything(path)
