@@ -131,11 +131,6 @@ def _is_text(head: bytes) -> bool:
     return True
 
 
-def _has_vhd_footer(tail: bytes) -> bool:
-    # 511 bytes in Virtual PC before 2004, else 512.
-    return b"conectix" in {tail[-512:-504], tail[-511:-503]}
-
-
 def _has_dmg_trailer(tail: bytes) -> bool:
     """The trailer "koly", version 4, 512 bytes long; QEMU looks for it a little beyond the exact place too."""
     return b"koly\0\0\0\4\0\0\2\0" in tail[-1024:]
@@ -160,7 +155,6 @@ MAGICS: tuple[Magic, ...] = (
     Magic("vdi", "a VDI image (VirtualBox)", lambda head: head[64:68] == b"\x7f\x10\xda\xbe"),
     _disk("vmdk", "a VMDK image (VMware)", b"KDMV", b"COWD", b"\xbe\xba\xfe\xca\0\0\0\0"),
     _disk("qed", "a QED image (QEMU)", b"QED\0"),
-    _disk("vpc", "a dynamic VHD image (Virtual PC, Hyper-V)", b"conectix"),
     _disk("vhdx", "a VHDX image (Hyper-V)", b"vhdxfile"),
     _disk("parallels", "a Parallels image", b"WithoutFreeSpace", b"WithouFreSpacExt"),
     _disk("luks", "an encrypted volume (LUKS)", b"LUKS\xba\xbe\0\1", hint="Passphrases are not supported yet."),
@@ -197,6 +191,5 @@ MAGICS: tuple[Magic, ...] = (
 )
 
 _TAIL_MAGICS = (
-    Magic("vpc", "a fixed VHD image (Virtual PC, Hyper-V, Azure)", _has_vhd_footer),
     Magic("dmg", "an Apple disk image (DMG)", _has_dmg_trailer, hint="If you trust it, convert a copy with dmg2img."),
 )
