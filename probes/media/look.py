@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 
 from probes.fields import little
 from probes.image import Filesystem, Firmware, Hazard, Media, MediaKind, Partition, Verdict
-from probes.media.filesystems import find_filesystem, is_fat
+from probes.media.filesystems import find_filesystem
+from probes.media.foreign import is_fat
 from probes.media.optical import DESCRIPTORS_AT, Disc, read_disc
 from probes.media.partitions import BIOS_BOOT, ESP, MAX_LOGICAL, Table, is_protective, read_table
 from probes.reader import Reader

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from probes.fields import little
 from probes.image import Filesystem, Firmware
-from probes.media.filesystems import iso9660_label
+from probes.media.foreign import iso9660_label
 from probes.reader import Reader
 
 SECTOR = 2048
