@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from probes.identify import guest_disk, identify
+from probes.recording import RecordingReader
 from tests.formats.images import MiB, copy_into, run, sparse
 from tests.formats.readers import FileReader
 
@@ -19,7 +20,8 @@ def small_disk(folder: Path) -> Path:
 
 def everything(path: Path, backing: Path | None = None) -> bytes:
     """The whole of the guest's disk, by our map; `backing` is a raw one."""
-    with FileReader(path) as reader:
+    with FileReader(path) as file:
+        reader = RecordingReader(file, max_bytes=1 << 30, max_reads=1 << 20)
         image = identify(reader, look_inside=False)
         below = FileReader(backing) if backing else None
         return guest_disk(image, reader, below).pread(0, image.virtual_size)

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from probes.identify import guest_disk, identify
+from probes.identify import identify
 from probes.image import Firmware, MediaKind, Verdict
 from probes.mapping import CannotMap
 from probes.recording import RecordingReader
 from tests.formats import images
+from tests.formats.disks import everything
 from tests.formats.images import MiB, copy_into, judge, run
 from tests.formats.readers import FileReader, MemoryReader
 
@@ -85,14 +86,6 @@ class TestLooksInside:
             image = identify(RecordingReader(reader, max_reads=3))
         assert image.media.firmware is None
         assert image.verdict is Verdict.OK
-
-
-def everything(path: Path, backing: Path | None = None) -> bytes:
-    """The whole of the guest's disk, by our map."""
-    with FileReader(path) as reader:
-        image = identify(reader, look_inside=False)
-        below = FileReader(backing) if backing else None
-        return guest_disk(image, reader, below).pread(0, image.virtual_size)
 
 
 class TestMapsEveryByte:
