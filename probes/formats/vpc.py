@@ -30,6 +30,7 @@ from probes.words import human_size
 COOKIE = b"conectix"
 
 _SECTOR = 512
+_PIECE = 4 << 10
 _FIXED, _DYNAMIC, _DIFFERENCING = 2, 3, 4
 _USUAL_BLOCK = 2 << 20
 _MAX_GEOMETRY = 65535 * 16 * 255  # sectors; VHD_MAX_GEOMETRY: a geometry that says "more than this"
@@ -206,8 +207,9 @@ def _tables(reader: Reader, footer: Footer, header: DynamicHeader) -> list[Hazar
     if header.table_end > reader.size:
         return [_truncated(f"its table would end at byte {header.table_end}, and it has {reader.size}")]
     # The rest of the table is left to QEMU, which does not open the image if one of its blocks is missing.
-    near = reader.pread(header.table_offset, max(min(header.table_end, HEAD) - header.table_offset, 0))
-    end = vpc_blocks.highest_end(near, header)
+    near = max(HEAD, header.table_offset + _PIECE)
+    table = reader.pread(header.table_offset, min(header.table_end, near) - header.table_offset)
+    end = vpc_blocks.highest_end(table, header)
     if end > reader.size + -reader.size % _SECTOR:
         return [_truncated(f"a block would end at byte {end}, and it has {reader.size}")]
     if checksum(header.data, 36) != big(header.data, 36, 4):
