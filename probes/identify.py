@@ -13,21 +13,29 @@ from dataclasses import replace
 from probes.backing import judge_name
 from probes.fields import big
 from probes.formats import magics
+from probes.formats.archives import Ar, Cpio, Rar, Rpm, SevenZip
 from probes.formats.bochs import Bochs
 from probes.formats.cloop import Cloop
 from probes.formats.dmg import Dmg
 from probes.formats.iso import Iso
 from probes.formats.luks import Luks
+from probes.formats.lz4 import Lz4
+from probes.formats.packed import Bzip2, Gzip, Inside, Lzip, Lzop, Packed
 from probes.formats.parallels import Parallels
 from probes.formats.qcow import Qcow
 from probes.formats.qcow2 import Qcow2
 from probes.formats.qed import Qed
 from probes.formats.raw import Raw
+from probes.formats.tar import Tar
 from probes.formats.vdi import Vdi
 from probes.formats.vhdx import Vhdx
 from probes.formats.vmdk import Vmdk
 from probes.formats.vpc import FixedVpc, Vpc
+from probes.formats.xz import Xz
+from probes.formats.zip import Zip
+from probes.formats.zstd import Zstd
 from probes.image import Format, Hazard, Image, MapsGuest, Media, Verdict
+from probes.inside import PrefixReader, described
 from probes.mapping import CannotMap
 from probes.media.look import Findings, examine
 from probes.reader import Reader
@@ -37,6 +45,11 @@ HEAD_FORMATS: tuple[Format, ...] = (
     Qcow2(), Qcow(), Qed(), Vmdk(), Vdi(), Vpc(), Vhdx(), Parallels(), Luks(), Bochs(), Cloop(),
 )  # fmt: skip
 """Formats that the first bytes tell."""
+
+FOREIGN_FORMATS: tuple[Format, ...] = (
+    Gzip(), Xz(), Zstd(), Bzip2(), Lz4(), Lzop(), Lzip(), Tar(), Zip(), SevenZip(), Rar(), Cpio(), Ar(), Rpm(),
+)  # fmt: skip
+"""What holds images rather than being one, told by the first bytes as well. QEMU opens none of them."""
 
 TAIL_FORMATS: tuple[Format, ...] = (FixedVpc(), Dmg())
 """Formats that only the last bytes tell: the disk itself stands before them."""
@@ -62,6 +75,8 @@ def identify(reader: Reader, look_inside: bool = True) -> Image:
         return Image("unknown", 0, reader.size, media=Media(), hazards=(hazard,))
     if image.backing is not None:
         image = replace(image, hazards=(*image.hazards, judge_name(image.backing)))
+    if isinstance(form, Packed) and look_inside:
+        return form.describe(recorder, _inside(recorder, form, image))
     return with_media(image, _look(recorder, form, image)) if look_inside else image
 
 
@@ -97,16 +112,16 @@ def with_media(image: Image, found: Findings) -> Image:
 def _judge(reader: RecordingReader) -> tuple[Format | None, Image]:
     """Return the format and what it says, without the guest's disk; no format for what is none of QEMU's."""
     found: list[tuple[Format | None, Image]] = []
-    for form in HEAD_FORMATS:
+    for form in (*HEAD_FORMATS, *FOREIGN_FORMATS):
         image = form.probe(reader)
         if image is not None:
             found.append((form, image))
     iso = _ISO.probe(reader)
     foreign = magics.recognise(reader)
-    if iso is not None:  # whose first 32 KiB are anybody's: a program that starts it from a disk, say
+    if found or iso is not None:  # the first bytes of a disc are anybody's: a program that starts it from a disk, say
         foreign = [image for image in foreign if not magics.is_tame(image)]
-        if not (found and _is_guests_own(reader, *found[0])):
-            found.append((_ISO, iso))
+    if iso is not None and not (found and _is_guests_own(reader, *found[0])):
+        found.append((_ISO, iso))
     found += [(None, image) for image in foreign]
     if len(found) > 1:
         return None, _ambiguous([image for _, image in found])
@@ -129,6 +144,19 @@ def _look(reader: RecordingReader, form: Format | None, image: Image) -> Finding
         return examine(form.guest(reader))
     except (CannotMap, OverBudget):
         return Findings(Media())  # unknown, which is no fault of the image
+
+
+def _inside(reader: RecordingReader, form: Packed, image: Image) -> Inside | None:
+    """Judge the first bytes of what `image` unpacks to; what is compressed in there again stays closed."""
+    first = form.head(reader)
+    if not first:
+        return None
+    prefix = RecordingReader(PrefixReader(first, image.virtual_size))
+    try:
+        found, inner = _judge(prefix)
+    except OverBudget:
+        return None
+    return described(with_media(inner, _look(prefix, found, inner)) if found is _RAW else inner)
 
 
 def _is_guests_own(reader: RecordingReader, form: Format | None, image: Image) -> bool:

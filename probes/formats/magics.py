@@ -1,10 +1,12 @@
 """The marks of what Farboot does not open (yet): known, so that it is refused by name and never taken for raw.
 
 The names of disk formats are those of QEMU's drivers, and their marks are what QEMU itself looks for (block/*.c, the
-`bdrv_probe` functions); the others are named in plain words. A mark must be long, or be checked further (a tar's check
-sum, a PE's second signature): the boot sector of a raw disk is code, and may begin with any two bytes.
+`bdrv_probe` functions); the others are named in plain words. A mark must be long, or be checked further (a firmware's
+check sum, a PE's second signature): the boot sector of a raw disk is code, and may begin with any two bytes.
 """
 
+import re
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,6 +18,7 @@ TAIL = 20 << 10
 """Bytes at an image's end, read for what lies only there: a fixed VHD's footer, a DMG's trailer, the GPT's copy."""
 
 _HEAD = 8 << 10
+_CHECKSUM = re.compile(rb"(#[^\n]{0,200}\n)*([0-9A-Fa-f]{32,128} [ *]|(MD5|SHA[0-9]{1,3}) \()[^\n]")
 _TEXT_BYTES = bytes([*b"\t\n\r\f\x1b", *range(0x20, 0x7F), *range(0x80, 0x100)])
 
 
@@ -48,6 +51,11 @@ def recognise_tail(reader: Reader) -> list[Image]:
     return [_image(magic, reader.size) for magic in _TAIL_MAGICS if magic.test(tail)]
 
 
+def title(name: str) -> str:
+    """Return what completes "This is …" for the format called `name`, nothing where it is none of these."""
+    return next((magic.title for magic in (*MAGICS, *_TAIL_MAGICS) if magic.name == name), "")
+
+
 def is_tame(image: Image) -> bool:
     """Whether `image` is of a kind that no QEMU driver would open: a program or a text, that is."""
     return any(hazard.code == "not-an-image" for hazard in image.hazards)
@@ -56,7 +64,6 @@ def is_tame(image: Image) -> bool:
 def _image(magic: Magic, size: int) -> Image:
     text = {
         "format-unsupported": f"This is {magic.title}, which Farboot does not open yet.",
-        "compressed": f"This is {magic.title}: a disk image may be inside, but cannot be read where it lies.",
         "not-an-image": f"This is {magic.title}, not a disk image.",
     }[magic.code]
     hint = magic.hint
@@ -81,14 +88,6 @@ def _is_vmdk_text(head: bytes) -> bool:
     return False
 
 
-def _is_tar(head: bytes) -> bool:
-    header = head[:512]
-    if header[257:262] != b"ustar":
-        return False
-    total = sum(header[:148]) + 8 * 0x20 + sum(header[156:])
-    return header[148:156].strip(b" \0").lstrip(b"0") == b"%o" % total
-
-
 def _is_program(head: bytes) -> bool:
     """A PE file: Windows' and UEFI's programs. `MZ` alone could be code."""
     at = little(head, 60, 4)
@@ -99,25 +98,53 @@ def _is_elf(head: bytes) -> bool:
     return head[:4] == b"\x7fELF" and head[4:5] in {b"\1", b"\2"} and head[5:6] in {b"\1", b"\2"} and head[6:7] == b"\1"
 
 
-def _is_bzip2(head: bytes) -> bool:
-    return head[:3] == b"BZh" and head[3:4].isdigit() and head[4:10] in {b"1AY&SY", b"\x17rE8P\x90"}
-
-
-def _is_gzip(head: bytes) -> bool:
-    return head[:3] == b"\x1f\x8b\x08" and little(head, 3, 1) < 0x20
-
-
-def _is_zstd(head: bytes) -> bool:
-    return head[:4] == b"\x28\xb5\x2f\xfd" or (head[1:4] == b"\x2a\x4d\x18" and 0x50 <= head[0] <= 0x5F)
-
-
-def _is_qcow1(head: bytes) -> bool:
-    return head[:4] == b"QFI\xfb" and big(head, 4, 4) == 1
-
-
 def _is_web_page(head: bytes) -> bool:
     start = head[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    return start.startswith((b"<!doctype html", b"<html", b"<head", b"<body", b"<?xml", b"<error>", b"<!--"))
+    if start.startswith((b"<!doctype html", b"<html", b"<head", b"<body", b"<error>", b"<!--")):
+        return True
+    return start.startswith(b"<?xml") and any(mark in start for mark in (b"<html", b"<error"))
+
+
+def _is_xml(head: bytes) -> bool:
+    """XML that is no web page and no error of a storage service (S3's)."""
+    start = head[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    return start.startswith(b"<?xml") and not any(mark in start for mark in (b"<html", b"<error"))
+
+
+def _is_ovf(head: bytes) -> bool:
+    return _is_xml(head) and b"schemas.dmtf.org/ovf/envelope" in head
+
+
+def _is_vmx(head: bytes) -> bool:
+    return _is_text(head) and b"virtualHW.version" in head and b"config.version" in head
+
+
+def _is_checksums(head: bytes) -> bool:
+    """Lines as of sha256sum, or of BSD's `SHA256 (NAME) = …`."""
+    return _CHECKSUM.match(head) is not None and _is_text(head)
+
+
+def _is_jpeg(head: bytes) -> bool:
+    return head[:3] == b"\xff\xd8\xff" and head[6:11] in {b"JFIF\0", b"Exif\0"}
+
+
+def _is_firmware_volume(head: bytes) -> bool:
+    """A UEFI firmware volume (PI specification, volume 3, section 3.2.1): its mark, and its header's check sum."""
+    length = little(head, 48, 2)
+    return (
+        head[40:44] == b"_FVH"
+        and 56 <= length <= 1024
+        and not sum(little(head, at, 2) for at in range(0, length, 2)) & 0xFFFF
+    )
+
+
+def _is_uimage(head: bytes) -> bool:
+    """A file for U-Boot: 64 bytes of header, with a check sum of themselves."""
+    return head[:4] == b"\x27\x05\x19\x56" and zlib.crc32(head[:4] + bytes(4) + head[8:64]) == big(head, 4, 4)
+
+
+def _is_zfs_stream(head: bytes) -> bool:
+    return head[:4] == bytes(4) and little(head, 8, 8) == 0x2F5BACBAC
 
 
 def _is_text(head: bytes) -> bool:
@@ -140,52 +167,95 @@ def _disk(name: str, title: str, *marks: bytes, hint: str = "") -> Magic:
     return Magic(name, title, _starts(*marks), hint=hint)
 
 
-def _packed(name: str, test: Callable[[bytes], bool], tool: str) -> Magic:
-    return Magic(name, f"compressed with {name}", test, "compressed", f"Decompress it first ({tool}).")
-
-
-def _archive(name: str, title: str, test: Callable[[bytes], bool], tool: str) -> Magic:
-    return Magic(name, title, test, "compressed", f"Unpack it first ({tool}).")
+def _tame(name: str, title: str, *marks: bytes, hint: str = "") -> Magic:
+    return Magic(name, title, _starts(*marks), "not-an-image", hint)
 
 
 MAGICS: tuple[Magic, ...] = (
     # Disk formats of QEMU's
-    Magic("qcow", "a qcow image of version 1 (QEMU, before 2008)", _is_qcow1),
     Magic("vmdk", "a VMDK descriptor (VMware; the data lie in other files)", _is_vmdk_text),
     Magic("vdi", "a VDI image (VirtualBox)", lambda head: head[64:68] == b"\x7f\x10\xda\xbe"),
     _disk("vmdk", "a VMDK image (VMware)", b"KDMV", b"COWD", b"\xbe\xba\xfe\xca\0\0\0\0"),
-    _disk("qed", "a QED image (QEMU)", b"QED\0"),
-    _disk("vhdx", "a VHDX image (Hyper-V)", b"vhdxfile"),
-    _disk("parallels", "a Parallels image", b"WithoutFreeSpace", b"WithouFreSpacExt"),
-    _disk("luks", "an encrypted volume (LUKS)", b"LUKS\xba\xbe\0\1", hint="Passphrases are not supported yet."),
-    _disk("luks", "an encrypted volume (LUKS 2)", b"LUKS\xba\xbe\0\2", hint="QEMU itself opens only LUKS 1."),
     _disk("bochs", "a Bochs image", b"Bochs Virtual HD Image"),
     _disk("cloop", "a cloop image", b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop file="),
     # Disk formats of others
     _disk("vma", "a Proxmox backup (VMA)", b"VMA\0", hint="Restore it with qmrestore, or use vma extract."),
     _disk("sparseimage", "an Apple sparse image", b"sprs", hint="Convert it with hdiutil."),
     _disk("android-sparse", "an Android sparse image", b"\x3a\xff\x26\xed\1\0", hint="Expand it with simg2img."),
-    _disk("ewf", "a forensic image (EnCase)", b"EVF\x09\x0d\x0a\xff\0", hint="Turn it into raw with ewfexport."),
+    _disk(
+        "ewf",
+        "a forensic image (EnCase)",
+        b"EVF\x09\x0d\x0a\xff\0",
+        b"EVF2\r\n\x81\0",
+        hint="Turn it into raw with ewfexport.",
+    ),
+    _disk("aff", "a forensic image (AFF)", b"AFF10\r\n\0", hint="Turn it into raw with affconvert."),
+    _disk("partimage", "a partimage image", b"PaRtImAgE-VoLuMe", hint="Restore it with partimage."),
+    _disk("fsarchiver", "an fsarchiver archive", b"FsArCh_0", hint="Restore it with fsarchiver."),
     _disk("partclone", "a partclone image", b"partclone-image", hint="Restore it with partclone.restore."),
     _disk("wim", "a Windows image file (WIM)", b"MSWIM\0\0\0", hint="It holds files, not a disk."),
-    # Compressed, or packed with others
-    _packed("gzip", _is_gzip, "gunzip"),
-    _packed("xz", _starts(b"\xfd7zXZ\0"), "unxz"),
-    _packed("zstd", _is_zstd, "unzstd"),
-    _packed("bzip2", _is_bzip2, "bunzip2"),
-    _packed("lz4", _starts(b"\x04\x22\x4d\x18", b"\x02\x21\x4c\x18"), "unlz4"),
-    _packed("lzop", _starts(b"\x89LZO\0\r\n\x1a\n"), "lzop -d"),
-    _packed("lzip", _starts(b"LZIP\0", b"LZIP\1"), "lzip -d"),
-    _archive("zip", "a ZIP archive", _starts(b"PK\3\4", b"PK\5\6", b"PK\7\x08"), "unzip"),
-    _archive("7z", "a 7z archive", _starts(b"7z\xbc\xaf\x27\x1c"), "7z x"),
-    _archive("rar", "a RAR archive", _starts(b"Rar!\x1a\7"), "unrar x"),
-    _archive("tar", "a tar archive (an OVA is one, too)", _is_tar, "tar -x"),
-    _archive("cpio", "a cpio archive", _starts(b"070701", b"070702", b"070707"), "cpio -i"),
-    _archive("ar", "an ar archive (a Debian package is one)", _starts(b"!<arch>\n"), "ar x"),
-    _archive("rpm", "an RPM package", _starts(b"\xed\xab\xee\xdb"), "rpm2cpio"),
+    _disk("chd", "a CHD image (MAME)", b"MComprHD", hint="Unpack it with chdman."),
+    _disk(
+        "cd-sectors",
+        "a CD's sectors with their check sums (a .bin or .mdf)",
+        b"\0" + b"\xff" * 10 + b"\0",
+        hint="Turn it into an ISO with bchunk or iat.",
+    ),
+    _disk(
+        "rbd-export",
+        "what `rbd export` made in its format 2, or `rbd export-diff`",
+        b"rbd image v2\n",
+        b"rbd diff v1\n",
+        b"rbd diff v2\n",
+        hint="Import it with rbd import, or import-diff.",
+    ),
+    _disk("btrfs-send", "a stream of btrfs send", b"btrfs-stream\0", hint="Take it in with btrfs receive."),
+    Magic("zfs-send", "a stream of zfs send", _is_zfs_stream, hint="Take it in with zfs receive."),
     # Not images at all
     Magic("elf", "a program (ELF)", _is_elf, "not-an-image"),
     Magic("pe", "a program for Windows or UEFI", _is_program, "not-an-image"),
+    Magic("firmware", "UEFI firmware", _is_firmware_volume, "not-an-image", "QEMU takes it as pflash, not as a disk."),
+    Magic("uimage", "a kernel or the like for U-Boot", _is_uimage, "not-an-image"),
+    _tame("android-boot", "an Android boot image", b"ANDROID!"),
+    _tame(
+        "vm-state", "the saved state of a running guest", b"QEVM\0\0\0\3", b"LibvirtQemudSave", b"VirtualBox SavedState"
+    ),
+    _tame("pdf", "a PDF document", b"%PDF-1.", b"%PDF-2."),
+    _tame("png", "a picture (PNG)", b"\x89PNG\r\n\x1a\n"),
+    Magic("jpeg", "a picture (JPEG)", _is_jpeg, "not-an-image"),
+    _tame("gif", "a picture (GIF)", b"GIF87a", b"GIF89a"),
+    _tame("ole", "an OLE file (a Windows installer, or an old Office document)", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"),
+    _tame("cab", "a Windows cabinet", b"MSCF\0\0\0\0"),
+    _tame("sqlite", "an SQLite database", b"SQLite format 3\0"),
+    _tame(
+        "torrent", "a torrent: it tells where an image can be had", b"d8:announce", b"d13:announce-list", b"d7:comment"
+    ),
+    _tame("zsync", "a zsync file: it tells how an image can be had", b"zsync: 0."),
+    _tame(
+        "git-lfs",
+        "a pointer of Git LFS, not the file itself",
+        b"version https://git-lfs.github.com/spec/v1\n",
+        hint="Fetch the file with git lfs pull.",
+    ),
+    _tame("pgp", "a signature or a key (PGP)", b"-----BEGIN PGP "),
+    Magic("checksums", "a list of check sums", _is_checksums, "not-an-image", "The image has another name."),
+    Magic(
+        "ovf", "the description of a virtual appliance (OVF)", _is_ovf, "not-an-image", "Its disks are files beside it."
+    ),
+    Magic(
+        "vmx",
+        "the description of a virtual machine (VMware)",
+        _is_vmx,
+        "not-an-image",
+        "Its disks are the .vmdk files that it names.",
+    ),
+    Magic(
+        "xml",
+        "a description in XML",
+        _is_xml,
+        "not-an-image",
+        "If it is one of a virtual machine, its disks are other files.",
+    ),
     Magic("html", "a web page", _is_web_page, "not-an-image", "The server may have sent an error or a login page."),
     Magic("text", "a text", _is_text, "not-an-image"),
 )
