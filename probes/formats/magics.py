@@ -158,11 +158,6 @@ def _is_text(head: bytes) -> bool:
     return True
 
 
-def _has_dmg_trailer(tail: bytes) -> bool:
-    """The trailer "koly", version 4, 512 bytes long; QEMU looks for it a little beyond the exact place too."""
-    return b"koly\0\0\0\4\0\0\2\0" in tail[-1024:]
-
-
 def _disk(name: str, title: str, *marks: bytes, hint: str = "") -> Magic:
     return Magic(name, title, _starts(*marks), hint=hint)
 
@@ -176,10 +171,9 @@ MAGICS: tuple[Magic, ...] = (
     Magic("vmdk", "a VMDK descriptor (VMware; the data lie in other files)", _is_vmdk_text),
     Magic("vdi", "a VDI image (VirtualBox)", lambda head: head[64:68] == b"\x7f\x10\xda\xbe"),
     _disk("vmdk", "a VMDK image (VMware)", b"KDMV", b"COWD", b"\xbe\xba\xfe\xca\0\0\0\0"),
-    _disk("bochs", "a Bochs image", b"Bochs Virtual HD Image"),
-    _disk("cloop", "a cloop image", b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop file="),
     # Disk formats of others
     _disk("vma", "a Proxmox backup (VMA)", b"VMA\0", hint="Restore it with qmrestore, or use vma extract."),
+    _disk("dmg", "an encrypted Apple disk image (DMG)", b"encrcdsa", hint="Decrypt it with hdiutil convert."),
     _disk("sparseimage", "an Apple sparse image", b"sprs", hint="Convert it with hdiutil."),
     _disk("android-sparse", "an Android sparse image", b"\x3a\xff\x26\xed\1\0", hint="Expand it with simg2img."),
     _disk(
@@ -261,5 +255,10 @@ MAGICS: tuple[Magic, ...] = (
 )
 
 _TAIL_MAGICS = (
-    Magic("dmg", "an Apple disk image (DMG)", _has_dmg_trailer, hint="If you trust it, convert a copy with dmg2img."),
+    Magic(
+        "dmg",
+        "an encrypted Apple disk image (DMG)",
+        lambda tail: tail.endswith(b"cdsaencr"),
+        hint="Decrypt it with hdiutil convert.",
+    ),
 )
