@@ -1,7 +1,7 @@
-"""iso: an optical disc's image (ECMA-119, ISO 9660), with what it boots by (El Torito).
+"""iso: an optical disc's image (ISO 9660, UDF, or both), with what it boots by (El Torito).
 
 QEMU has no driver of that name: to it such an image is raw, and so `Image.format` is "raw". What sets it apart is
-`media.kind`, CD, which gives it a CD drive and no overlay, and the feature "ISO 9660".
+`media.kind`, CD, which gives it a CD drive and no overlay, and a feature, "ISO 9660" or "UDF".
 """
 
 from probes.image import Format, Image
@@ -11,7 +11,7 @@ from probes.reader import Reader
 
 
 class Iso(Format):
-    """An ISO 9660 image, hybrid or not."""
+    """An image of a disc, be it a hybrid or not."""
 
     name = "raw"
 

@@ -42,7 +42,7 @@ def test_the_packaged_discs_are_known(name: str) -> None:
     with FileReader(name) as reader:
         image = identify(reader)
         assert reader.trips <= 2
-        assert reader.bytes_read <= 70 << 10
+        assert reader.bytes_read <= 72 << 10
     assert image.format == "raw"
     assert image.virtual_size == qemu_img_info(Path(name))["virtual-size"]
     assert image.media.kind is MediaKind.CD
@@ -78,6 +78,79 @@ def test_joliet_and_a_gpt_beside_it_are_told(tmp_path: Path) -> None:
     features = judge(mkisofs(tmp_path / "image", "-J", *appended)).features
     assert "Joliet" in features
     assert "hybrid with GPT" in features
+
+
+@pytest.mark.parametrize("options", [(), ("-J",)])
+@pytest.mark.parametrize(
+    "label", ["LBL", "Größe 光", "TEST_A_", "A_LABEL_OF_OVER_16_CHARACTERS", "Ubuntu 22.04.1 LTS amd64"]
+)
+def test_a_label_is_blkids(tmp_path: Path, label: str, options: tuple[str, ...]) -> None:
+    path = tmp_path / "image"
+    (tmp_path / "folder").mkdir()
+    run("genisoimage", "-quiet", "-input-charset", "utf-8", "-o", path, "-V", label, *options, tmp_path / "folder")
+    filesystem = judge(path).media.filesystem
+    assert filesystem is not None
+    told = dict(line.split("=", 1) for line in run("blkid", "-p", "-o", "udev", path).splitlines())
+    assert filesystem.label == label == told["ID_FS_LABEL_ENC"].replace("\\x20", " ")
+
+
+@pytest.mark.parametrize("options", [(), ("-R",), ("-r",), ("-J",)])
+def test_rock_ridge_is_told_where_it_is(tmp_path: Path, options: tuple[str, ...]) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    run("genisoimage", "-quiet", "-o", tmp_path / "image", *options, folder)
+    features = judge(tmp_path / "image").features
+    assert ("Rock Ridge" in features) == (options in {("-R",), ("-r",)})
+    assert ("Joliet" in features) == (options == ("-J",))
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "told"),
+    [
+        (1440 << 10, (), "floppy emulation"),
+        (1200 << 10, (), "floppy emulation"),
+        (2880 << 10, (), "floppy emulation"),
+        (4 << 20, ("-hard-disk-boot",), "hard disk emulation"),
+        (1440 << 10, ("-no-emul-boot",), ""),
+    ],
+)
+def test_what_its_boot_image_is_shown_as_is_told(
+    tmp_path: Path, size: int, options: tuple[str, ...], told: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    boot = sparse(tmp_path / "folder" / "boot.img", size)
+    run("sfdisk", "-q", boot, stdin="label: dos\ntype=c\n")
+    run("genisoimage", "-quiet", "-o", tmp_path / "image", "-b", "boot.img", *options, tmp_path / "folder")
+    image = judge(tmp_path / "image")
+    assert firmware(image) == {"bios"}
+    assert [word for word in image.features if "emulation" in word] == ([told] if told else [])
+
+
+@pytest.mark.parametrize(
+    ("platform", "told"), [(1, "El Torito for PowerPC"), (2, "El Torito for Mac"), (77, "El Torito")]
+)
+def test_other_machines_that_it_starts_are_told(platform: int, told: str) -> None:
+    data = bytearray(MEMTEST.read_bytes())
+    at = data.index(b"EL TORITO SPECIFICATION") - 7
+    catalog = struct.unpack("<I", data[at + 71 : at + 75])[0] * 2048
+    data[catalog + 1] = platform
+    total = sum(struct.unpack("<16H", data[catalog : catalog + 32])) - int.from_bytes(
+        data[catalog + 28 : catalog + 30], "little"
+    )
+    data[catalog + 28 : catalog + 30] = struct.pack("<H", -total & 0xFFFF)
+    image = identify(MemoryReader(bytes(data)))
+    assert firmware(image) == {"uefi"}
+    assert told in image.features
+    assert image.verdict is Verdict.OK
+
+
+@pytest.mark.parametrize("place", [0, 5, 0x7FFFFFFF, 0xFFFFFFFF])
+def test_a_root_directory_that_is_not_there_leads_nowhere(place: int) -> None:
+    data = bytearray(MEMTEST.read_bytes())
+    data[32768 + 158 : 32768 + 162] = struct.pack("<I", place)
+    image = identify(MemoryReader(bytes(data)))
+    assert "Rock Ridge" not in image.features
+    assert firmware(image) == {"bios", "uefi"}
 
 
 def test_a_hybrid_of_grubs_boots_by_both(tmp_path: Path) -> None:
@@ -134,6 +207,11 @@ def test_entries_that_are_marked_not_bootable_do_not_count() -> None:
 
 def test_a_label_cannot_speak_to_the_terminal() -> None:
     data = bytearray(MEMTEST.read_bytes())
+    data[36864 + 40 : 36864 + 72] = "\x1b]0;owned\x07\x9b31m".encode("utf-16-be").ljust(32, b"\0")  # Joliet's
+    filesystem = identify(MemoryReader(bytes(data))).media.filesystem
+    assert filesystem is not None
+    assert filesystem.label == "\\x1b]0;owned\\x07\\x9b31m"
+    data[36864 + 40 : 36864 + 72] = bytes(32)
     data[32768 + 40 : 32768 + 72] = b"\x1b]0;owned\x07\x9b31m".ljust(32)
     filesystem = identify(MemoryReader(bytes(data))).media.filesystem
     assert filesystem is not None
