@@ -15,7 +15,7 @@ from tests.unprivileged import NOBODY, Readable, becoming, make_readable
 ROOT = Path(__file__).resolve().parents[1]
 _SERVERS = ROOT / "tests" / "servers"
 
-pytest_plugins = [f"tests.servers.{path.stem}" for path in sorted(_SERVERS.glob("[a-z]*.py"))]
+pytest_plugins = ["tests.quick_guest", *(f"tests.servers.{path.stem}" for path in sorted(_SERVERS.glob("[a-z]*.py")))]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -75,7 +75,7 @@ def build(folder: Path) -> GuestImages:
         tree.mkdir(parents=True)
         shutil.copy(kernel, tree / "vmlinuz")
         (tree / "initrd.gz").write_bytes(gzip.compress(_initramfs(modules), 6, mtime=0))
-        made = (_make_iso(work), _make_disk(work))
+        made = (make_iso(work, _GRUB_CONFIG), make_disk(work, _GRUB_CONFIG))
         qcow2 = work / "disk.qcow2"
         _run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", "-c", str(made[1]), str(qcow2))
         for path, target in zip((*made, qcow2), (images.iso, images.raw, images.qcow2), strict=True):
@@ -185,13 +185,17 @@ def cpio(entries: Sequence[tuple[str, int, bytes]]) -> bytes:
     return bytes(packed)
 
 
-def _make_iso(work: Path) -> Path:
+def make_iso(work: Path, config: str, more: Sequence[str] = ()) -> Path:
+    """Make the hybrid ISO of the files in `work`/tree/farboot, whose GRUB does as `config` says, with `more` modules.
+
+    Raises FarbootError.
+    """
     tree = work / "tree"
     grub = tree / "boot" / "grub"
     grub.mkdir(parents=True)
-    (grub / "grub.cfg").write_text(_GRUB_CONFIG)
+    (grub / "grub.cfg").write_text(config)
     iso = work / "guest.iso"
-    modules = f"--install-modules={' '.join(_GRUB_MODULES)}"
+    modules = f"--install-modules={' '.join((*_GRUB_MODULES, *more))}"
     _run(
         "grub-mkrescue",
         modules,
@@ -209,14 +213,16 @@ def _make_iso(work: Path) -> Path:
     return iso
 
 
-def _make_disk(work: Path) -> Path:
-    """An MBR disk: GRUB for BIOS in the gap before its one FAT partition, which is an EFI System Partition too."""
-    config = work / "embedded.cfg"
-    config.write_text(_GRUB_CONFIG)
+def make_disk(work: Path, config: str, more: Sequence[str] = ()) -> Path:
+    """Make the same as an MBR disk: GRUB for BIOS in the gap before its one FAT partition, which is an EFI System
+    Partition too. Raises FarbootError.
+    """
+    embedded = work / "embedded.cfg"
+    embedded.write_text(config)
     core, loader = work / "core.img", work / "BOOTX64.EFI"
-    common = ("grub-mkimage", "-c", str(config), "-p", "/boot/grub")
-    _run(*common, "-O", "i386-pc", "-o", str(core), "biosdisk", *_GRUB_MODULES)
-    _run(*common, "-O", "x86_64-efi", "-o", str(loader), *_GRUB_MODULES)
+    common = ("grub-mkimage", "-c", str(embedded), "-p", "/boot/grub")
+    _run(*common, "-O", "i386-pc", "-o", str(core), "biosdisk", *_GRUB_MODULES, *more)
+    _run(*common, "-O", "x86_64-efi", "-o", str(loader), *_GRUB_MODULES, *more)
     disk = work / "disk.img"
     held = sum(path.stat().st_size for path in (*(work / "tree" / "farboot").iterdir(), loader))
     sectors = _PARTITION_START + (held * 9 // 8 + (2 << 20)) // _SECTOR // 2048 * 2048

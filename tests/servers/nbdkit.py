@@ -4,6 +4,7 @@
 """
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.servers.server import Server, is_listening, start_on_free_port
+
+
+AT_ONCE = signal.SIGKILL
+"""Told to end, nbdkit waits for its clients to leave: a guest that a test left running, for one."""
 
 
 @dataclass
@@ -46,7 +51,7 @@ def start_nbdkit(folder: Path, *arguments: str) -> Nbd:
 
     def make(port: int) -> Server:
         argv = ["nbdkit", "-f", "-i", "127.0.0.1", "-p", str(port), *arguments]
-        return Server(argv, folder, lambda: is_listening(port))
+        return Server(argv, folder, lambda: is_listening(port), stop_signal=AT_ONCE)
 
     return Nbd(*start_on_free_port(make))
 
@@ -54,7 +59,8 @@ def start_nbdkit(folder: Path, *arguments: str) -> Nbd:
 def start_nbdkit_on_socket(folder: Path, socket: str, *arguments: str) -> Server:
     """Start it on a Unix socket."""
     folder.mkdir(parents=True, exist_ok=True)
-    return Server(["nbdkit", "-f", "-U", socket, *arguments], folder, lambda: os.path.exists(socket)).start()
+    argv = ["nbdkit", "-f", "-U", socket, *arguments]
+    return Server(argv, folder, lambda: os.path.exists(socket), stop_signal=AT_ONCE).start()
 
 
 def start_qemu_nbd(folder: Path, image: Path, *arguments: str) -> Nbd:

@@ -16,13 +16,13 @@ from tests.systems.contract import Listed, Stored, SystemContract, boots
 
 
 @pytest.fixture(scope="module")
-def root(tiny_guest: GuestImages) -> Iterator[Path]:
+def root(quick_guest: GuestImages) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="farboot-ftp-", dir="/var/tmp") as name:
         folder = Path(name) / "root"
         folder.mkdir()
         for path in (Path(name), folder):
             path.chmod(0o755)
-        shutil.copy(tiny_guest.iso, folder / "tiny.iso")
+        shutil.copy(quick_guest.iso, folder / "tiny.iso")
         yield folder
 
 

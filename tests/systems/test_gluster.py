@@ -12,10 +12,10 @@ from tests.systems.contract import HasDriver, Listed, Stored, SystemContract
 
 class TestGluster(Listed, HasDriver, SystemContract):
     @pytest.fixture(scope="class")
-    def volume(self, gluster: Gluster, tiny_guest: GuestImages, tmp_path_factory: pytest.TempPathFactory) -> str:
+    def volume(self, gluster: Gluster, quick_guest: GuestImages, tmp_path_factory: pytest.TempPathFactory) -> str:
         folder = Path(tmp_path_factory.mktemp("images"))
         (folder / "images").mkdir()
-        (folder / "images" / "tiny.iso").write_bytes(tiny_guest.iso.read_bytes())
+        (folder / "images" / "tiny.iso").write_bytes(quick_guest.iso.read_bytes())
         name = gluster.volume(f"images-{uuid.uuid4().hex[:8]}")
         gluster.fill(name, folder)
         return name

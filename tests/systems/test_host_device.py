@@ -13,10 +13,10 @@ from tests.systems.contract import Listed, Stored, SystemContract
 
 class TestHostDevice(Listed, SystemContract):
     @pytest.fixture
-    def device(self, tiny_guest: GuestImages, tmp_path: Path) -> Iterator[str]:
+    def device(self, quick_guest: GuestImages, tmp_path: Path) -> Iterator[str]:
         """A loop device that holds the tiny guest."""
         image = tmp_path / "device.img"
-        image.write_bytes(tiny_guest.raw.read_bytes())
+        image.write_bytes(quick_guest.raw.read_bytes())
         argv = ["losetup", "--find", "--show", str(image)]
         found = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
         os.chmod(found, 0o600)  # for root alone, as disks are for its group: QEMU's account gets it as a descriptor

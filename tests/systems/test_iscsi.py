@@ -31,10 +31,10 @@ class TestIscsi(Listed, HasDriver, SystemContract):
     """With CHAP, for an initiator that the target knows."""
 
     @pytest.fixture
-    def stored(self, tgt: Tgt, tiny_guest: GuestImages) -> Stored:
+    def stored(self, tgt: Tgt, quick_guest: GuestImages) -> Stored:
         name, me = f"iqn.2026-01.org.example:locked-{next(_NUMBERS)}", "iqn.2026-01.org.example:me"
         locked = tgt.target(name, initiators=(me,), user="alice", password=PASSWORD)
-        locked.lun(300, tiny_guest.iso)  # whose number QEMU knows by another
+        locked.lun(300, quick_guest.iso)  # whose number QEMU knows by another
         folder = f"iscsi://127.0.0.1:{tgt.port}/{name}/"
         return Stored(
             image=f"{folder}300?initiator={me}",

@@ -16,10 +16,10 @@ USER, KEY = "alice", "5ec2e70f1e2d3c4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a69788796
 
 
 @pytest.fixture(scope="module")
-def images(tiny_guest: GuestImages, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(quick_guest: GuestImages, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the tiny guest in it."""
     folder = tmp_path_factory.mktemp("images")
-    (folder / "tiny.iso").write_bytes(tiny_guest.iso.read_bytes())
+    (folder / "tiny.iso").write_bytes(quick_guest.iso.read_bytes())
     return folder
 
 

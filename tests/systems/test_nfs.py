@@ -17,8 +17,8 @@ MARKED = 2047 * 512
 
 class TestNfs(Listed, HasDriver, SystemContract):
     @pytest.fixture
-    def stored(self, ganesha: Ganesha, tiny_guest: GuestImages) -> Stored:
-        shutil.copy(tiny_guest.iso, ganesha.folder("images") / "tiny.iso")
+    def stored(self, ganesha: Ganesha, quick_guest: GuestImages) -> Stored:
+        shutil.copy(quick_guest.iso, ganesha.folder("images") / "tiny.iso")
         place = ganesha.location("images")
         return Stored(f"{place}tiny.iso", place, "tiny.iso", module="nfs")
 
@@ -28,8 +28,8 @@ class TestNfs4:
     """A server for version 4 only, which QEMU cannot open."""
 
     @pytest.fixture
-    def stored(self, ganesha4: Ganesha, tiny_guest: GuestImages) -> Stored:
-        shutil.copy(tiny_guest.iso, ganesha4.folder("images") / "tiny.iso")
+    def stored(self, ganesha4: Ganesha, quick_guest: GuestImages) -> Stored:
+        shutil.copy(quick_guest.iso, ganesha4.folder("images") / "tiny.iso")
         place = f"nfs://{ganesha4.address}/images/"
         return Stored(f"{place}tiny.iso", place, "tiny.iso", route="bridge")
 

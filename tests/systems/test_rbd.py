@@ -23,9 +23,9 @@ class TestWithAKey(Listed, HasDriver, SystemContract):
     """Without a keyring and a configuration: the monitor's address and a key are all that there is."""
 
     @pytest.fixture
-    def stored(self, ceph: Ceph, tiny_guest: GuestImages) -> Stored:
+    def stored(self, ceph: Ceph, quick_guest: GuestImages) -> Stored:
         pool = ceph.fresh_pool()
-        ceph.image(pool, "tiny", tiny_guest.raw.read_bytes())
+        ceph.image(pool, "tiny", quick_guest.raw.read_bytes())
         options = _without_files(ceph)
         return Stored(
             f"rbd:{pool}/tiny:{options}",

@@ -17,8 +17,8 @@ MARK, MARKED = b"written by the guest", 2047 * 512
 
 class TestSheepdog(Listed, SystemContract):
     @pytest.fixture
-    def stored(self, sheep: Sheep, tiny_guest: GuestImages) -> Stored:
-        sheep.store.create("tiny", tiny_guest.iso.read_bytes())
+    def stored(self, sheep: Sheep, quick_guest: GuestImages) -> Stored:
+        sheep.store.create("tiny", quick_guest.iso.read_bytes())
         return Stored(sheep.vdi("tiny"), sheep.url, "tiny", route="bridge")
 
 
@@ -26,8 +26,8 @@ class TestSnapshot(Listed, SystemContract):
     """A snapshot of a VDI whose current state holds nothing any more."""
 
     @pytest.fixture
-    def stored(self, sheep: Sheep, tiny_guest: GuestImages) -> Stored:
-        sheep.store.create("tiny", tiny_guest.raw.read_bytes())
+    def stored(self, sheep: Sheep, quick_guest: GuestImages) -> Stored:
+        sheep.store.create("tiny", quick_guest.raw.read_bytes())
         sheep.store.snapshot("tiny", "installed")
         sheep.store.delete(sheep.store.current(b"tiny"))
         return Stored(sheep.vdi("tiny#installed"), sheep.url, "tiny#installed", route="bridge")

@@ -31,11 +31,11 @@ def person(sshd: Sshd, tmp_path: Path) -> SshHome:
 
 
 @pytest.fixture
-def folder(tiny_guest: GuestImages, tmp_path: Path) -> Path:
+def folder(quick_guest: GuestImages, tmp_path: Path) -> Path:
     """A folder of the server's that holds the tiny guest."""
     folder = tmp_path / "images of guests"
     folder.mkdir()
-    (folder / "tiny.iso").symlink_to(tiny_guest.iso)
+    (folder / "tiny.iso").symlink_to(quick_guest.iso)
     return folder
 
 

@@ -14,11 +14,11 @@ from tests.systems.contract import Listed, Stored, SystemContract
 
 
 @pytest.fixture(scope="module")
-def served(tiny_guest: GuestImages, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tftpd]:
+def served(quick_guest: GuestImages, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tftpd]:
     home = tmp_path_factory.mktemp("tftp")
     root = home / "root"
     root.mkdir()
-    shutil.copy(tiny_guest.iso, root / "tiny.iso")
+    shutil.copy(quick_guest.iso, root / "tiny.iso")
     (root / "images").write_text("tiny.iso\n")
     running = start_atftpd(home / "atftpd", root)
     yield running
