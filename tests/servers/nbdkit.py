@@ -14,7 +14,6 @@ import pytest
 
 from tests.servers.server import Server, is_listening, start_on_free_port
 
-
 AT_ONCE = signal.SIGKILL
 """Told to end, nbdkit waits for its clients to leave: a guest that a test left running, for one."""
 
