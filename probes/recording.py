@@ -17,6 +17,9 @@ from probes.reader import Pin, Reader
 HEAD = 64 << 10
 """Bytes at the start of an image that are fetched at once, and that `head_digest` covers."""
 
+TAIL = 20 << 10
+"""Bytes at an image's end that whoever looks there reads at once: a fixed VHD's footer, a DMG's trailer, GPT's copy."""
+
 PIECE = 4 << 10
 """Bytes: reads are widened to multiples of it."""
 

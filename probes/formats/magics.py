@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from probes.fields import big, little
 from probes.image import Hazard, Image, Verdict
 from probes.reader import Reader
-
-TAIL = 20 << 10
-"""Bytes at an image's end, read for what lies only there: a fixed VHD's footer, a DMG's trailer, the GPT's copy."""
+from probes.recording import TAIL
 
 _HEAD = 8 << 10
 _CHECKSUM = re.compile(rb"(#[^\n]{0,200}\n)*([0-9A-Fa-f]{32,128} [ *]|(MD5|SHA[0-9]{1,3}) \()[^\n]")

@@ -18,12 +18,11 @@ from dataclasses import dataclass
 
 from probes.fields import big
 from probes.formats import vpc_blocks
-from probes.formats.magics import TAIL
 from probes.formats.vpc_blocks import DynamicHeader, DynamicMap, FixedMap, checksum
 from probes.image import Format, Hazard, Image, Verdict
 from probes.mapping import MappedReader
 from probes.reader import Reader
-from probes.recording import HEAD
+from probes.recording import HEAD, TAIL
 from probes.text import clean
 from probes.words import human_size
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from probes import recording
 from probes.formats import dmg as ours
-from probes.formats import magics
 from probes.identify import identify
 from probes.image import Image, Verdict
 from probes.mapping import CannotMap
@@ -89,7 +89,7 @@ class TestAgreesWithQemu:
             assert reader.trips <= 2
 
     def test_and_its_end_is_read_together_with_that_of_others(self) -> None:
-        assert ours._TAIL == magics.TAIL
+        assert ours._TAIL == recording.TAIL
 
 
 class TestTells:
