@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from probes.image import Filesystem
 from probes.mapping import CannotMap
-from probes.media import foreign, members, superblocks
+from probes.media import foreign, members, superblocks, udf
 from probes.media.labels import label_in, label_place
 from probes.reader import Reader, ahead
 from probes.recording import OverBudget
@@ -77,7 +77,7 @@ def find_filesystems(reader: Reader, volumes: Sequence[Volume]) -> list[Filesyst
     ahead(reader, first_spans(inside))
     found = [_look(reader, volume, (0, *_likely(volume)), _is_raid(volume)) for volume in inside]
     unknown = [index for index, one in enumerate(found) if one is None and inside[index].size > NEAR][:MAX_SEARCHED]
-    ahead(reader, [span for index in unknown for span in _spans(inside[index], _SEARCHED, tail=True)])
+    ahead(reader, [span for index in unknown for span in later_spans(inside[index])])
     for index in unknown:
         found[index] = _look(reader, inside[index], _SEARCHED, tail=True)
     return _with_labels(reader, inside, found)
@@ -86,6 +86,11 @@ def find_filesystems(reader: Reader, volumes: Sequence[Volume]) -> list[Filesyst
 def first_spans(volumes: Iterable[Volume]) -> list[tuple[int, int]]:
     """Return the (offset, length) that `find_filesystems` will want first."""
     return [span for volume in volumes for span in _spans(volume, (0, *_likely(volume)), _is_raid(volume))]
+
+
+def later_spans(volume: Volume) -> list[tuple[int, int]]:
+    """Return the (offset, length) that `find_filesystems` will want of a volume at whose start it found nothing."""
+    return _spans(volume, _SEARCHED, tail=True)
 
 
 def _likely(volume: Volume) -> tuple[int, ...]:
@@ -133,6 +138,10 @@ def _with_labels(
         places = [one and label_place(one, boot) for one, boot in zip(found, boots, strict=True)]
         wanted = [(index, *place) for index, place in enumerate(places) if place and place[0] < volumes[index].size]
         ahead(reader, [(volumes[index].start + at, length) for index, at, length in wanted])
+        for index, one in enumerate(found):
+            volume = volumes[index]
+            if one and one.type == "udf" and (known := udf.find_volume(reader, volume.start, volume.size)):
+                named[index] = known.filesystem
         for index, at, length in wanted:
             filesystem = named[index]
             assert filesystem is not None

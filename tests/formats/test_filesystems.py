@@ -1,7 +1,4 @@
-"""Filesystems made by their own mkfs are what blkid says they are.
-
-Where we know less than blkid it is listed in `UNTOLD`: it would cost further reads only for a label.
-"""
+"""Filesystems made by their own mkfs are what blkid says they are."""
 
 from pathlib import Path
 
@@ -57,7 +54,6 @@ MAKERS: dict[str, tuple[int, tuple[str, ...]]] = {
     "apfs": (1024, ("mkapfs",)),
     "udf": (8, ("mkudffs", "-b", "2048", "-l", "lbl")),
 }
-UNTOLD = {"udf": {"label", "uuid"}, "hfsplus": {"label"}}
 
 
 def blkid(path: Path, *options: str) -> Filesystem:
@@ -71,8 +67,9 @@ def ours(path: Path) -> Filesystem:
     with FileReader(path) as file:
         reader = RecordingReader(file)
         found = find_filesystem(reader)
-        assert reader.trips <= 2
-        assert reader.bytes_read <= 80 << 10
+        many = found is not None and found.type == "udf"  # whose label is a chain of descriptors away
+        assert reader.trips <= (4 if many else 2)
+        assert reader.bytes_read <= (128 if many else 80) << 10
     assert found is not None
     return found
 
@@ -83,10 +80,7 @@ def test_what_mkfs_makes_is_what_blkid_says(tmp_path: Path, name: str) -> None:
     path = sparse(tmp_path / "image", size * MiB)
     run(*command, path)
     mine, theirs = ours(path), blkid(path)
-    assert mine.type == theirs.type
-    untold = UNTOLD.get(mine.type, set())
-    assert "uuid" in untold or mine.uuid == theirs.uuid
-    assert "label" in untold or mine.label == theirs.label
+    assert mine == theirs
     assert judge(path).media.filesystem == mine
 
 
