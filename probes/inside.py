@@ -40,8 +40,10 @@ def _words(image: Image) -> str:
         return f"something compressed with {image.format}"
     if image.format == "raw":
         return _raw(image, codes)
+    if codes & {"format-unsupported", "not-an-image"}:
+        return magics.title(image.format)
     size = f" of {human_size(image.virtual_size)}" if image.virtual_size and image.verdict is not Verdict.REFUSE else ""
-    return magics.title(image.format) or f"{_article(image.format)} image{size}"
+    return f"{_article(image.format)} image{size}"
 
 
 def _raw(image: Image, codes: set[str]) -> str:

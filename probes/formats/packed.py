@@ -28,6 +28,7 @@ TAIL = 20 << 10
 MAX_RATIO = 1000
 """Growth beyond which a person is warned: disks that were not empty stay far below it."""
 
+_MAX_SIZE = (1 << 63) - 1  # bytes: what a file may have on Linux
 _GZIP_MAX_RATIO = 1032  # deflate: 258 bytes from two bits
 _GZIP_COUNT = 1 << 32
 
@@ -78,7 +79,8 @@ class Packed(Format):
         if ratio >= MAX_RATIO:
             text = f"It would grow {ratio:,}-fold, to {human_size(full.bytes)}: it is nearly empty, or a trap."
             hazards.append(Hazard("decompression-ratio", text, Verdict.ASK))
-        return Image(self.name, full.bytes if full.exact else 0, reader.size, hazards=tuple(hazards))
+        sure = full.exact and full.bytes <= _MAX_SIZE
+        return Image(self.name, full.bytes if sure else 0, reader.size, hazards=tuple(hazards))
 
     def head(self, reader: Reader) -> bytes:
         """Return the first bytes of what is inside: `UNPACKED` at most, none where they cannot be had.

@@ -117,7 +117,7 @@ INSIDE: dict[str, tuple[Callable[[Path], object], str]] = {
     "qcow2": (lambda path: qemu_img_create(path, "20G"), "This is a qcow2 image of 20 GiB, compressed with"),
     "disc": (
         lambda path: path.write_bytes(MEMTEST.read_bytes()),
-        'This is a disc (iso9660 "MT86PLUS_64" · boots by BIOS or UEFI), compressed with',
+        ' iso9660 "MT86PLUS_64" · boots by BIOS or UEFI), compressed with',
     ),
     "gzip again": (
         lambda path: path.write_bytes(gzip.compress(bytes(4096))),
@@ -139,7 +139,9 @@ INSIDE: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_what_is_inside_is_told(tmp_path: Path, case: str, program: str) -> None:
     make, words = INSIDE[case]
     make(tmp_path / "image")
-    assert told(pack(tmp_path / "image", *PROGRAMS[program])).startswith(words)
+    text = told(pack(tmp_path / "image", *PROGRAMS[program]))
+    assert words in text
+    assert case != "disc" or text.startswith("This is a disc (")
 
 
 def test_a_packed_tar_is_unpacked_by_tar_itself(tmp_path: Path) -> None:
@@ -214,7 +216,7 @@ class TestFullSize:
             packed += struct.pack("<III", 0x184D2A50, 4, len(frame)) + frame
         image, _ = judged(packed)
         assert image.virtual_size == 0
-        assert image.hazards[0].text.startswith('This is a disc (iso9660 "MT86PLUS_64"')
+        assert "This is a disc (" in image.hazards[0].text
 
     def test_lzip_says_its_size_in_its_last_bytes(self) -> None:
         packed = b"LZIP\1\x0c" + bytes(1000)
@@ -239,6 +241,11 @@ class TestGrowth:
         frame[at : at + 4] = b"\xff\xff\xff\xff"
         image, _ = judged(bytes(frame))
         assert image.virtual_size == 0xFFFFFFFF
+        assert "decompression-ratio" in codes(image)
+
+    def test_a_size_that_no_file_can_have_is_warned_of_and_not_believed(self) -> None:
+        image, _ = judged(b"\x04\x22\x4d\x18\x68\x40" + b"\xff" * 8 + bytes(100))
+        assert image.virtual_size == 0
         assert "decompression-ratio" in codes(image)
 
     @pytest.mark.parametrize("form", [Gzip(), Xz(), Zstd(), Bzip2(), Lz4()], ids=lambda form: form.name)
