@@ -4,24 +4,27 @@ The command line and the Textual application are two faces of this. Everything h
 thread, and raises the errors of `probes.errors`.
 """
 
+import functools
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from app.keychain import Keychain
 from app.qemu.options import Host, Options
-from app.qemu.steps import BootPlan, Layer, LaySecret
-from probes.attachment import Attachment, Mode, Route
+from app.qemu.steps import UNLOCKS, BootPlan, Layer, LaySecret
+from probes.attachment import Attachment, Mode, QemuFacts, Route, SecretSlot
 from probes.credentials import Credentials, Secret
-from probes.errors import Changed, Denied, FarbootError, NotAnImage, NotFetched, Refused, Unsupported
-from probes.image import Image
+from probes.errors import Changed, Denied, FarbootError, Locked, NotAnImage, NotFetched, Refused, Unsupported
+from probes.evidence import Evidence
+from probes.image import Image, Verdict
 from probes.location import Location
-from probes.reader import Pin
+from probes.reader import Pin, Reader
 from probes.source import DEADLINE, Fetches, Progress, Source, TellsUse, Use
 
 if TYPE_CHECKING:
     from app.qemu.sessions.session import SessionInfo
+    from probes.chain import Link
     from probes.known.guests import Owner
     from probes.known.root import Root
 
@@ -33,20 +36,37 @@ _HOST_KEY_NOTE = (
 
 @dataclass(frozen=True)
 class Inspection:
-    """What an image is, and the bytes that this was read from: `head` is the hex SHA-256 of the first 64 KiB."""
+    """What an image is, and the bytes that this was read from.
+
+    `backing` are the images that it needs, its backing image first; what is to be known of them stands among the
+    image's hazards. Where those refuse it there may be fewer.
+    """
 
     location: Location
     image: Image
     pin: Pin
-    head: str
+    evidence: Evidence
+    backing: "tuple[Link, ...]" = ()
+
+    @property
+    def asked(self) -> frozenset[str]:
+        """The codes of the hazards that need a yes; none where a yes would not help."""
+        if self.image.verdict is not Verdict.ASK:
+            return frozenset()
+        return frozenset(hazard.code for hazard in self.image.hazards if hazard.verdict is Verdict.ASK)
+
+    def accepted(self, options: Options) -> Options:
+        """The options after a yes to all that asks."""
+        return replace(options, accept=options.accept | self.asked)
 
 
 @dataclass(frozen=True)
 class Prepared:
     """A boot that could start now: the plan, and the secrets that it needs, beside it.
 
-    `secrets` are by the path of their `LaySecret` step, `credentials` are for the bridge. In a boot for writing `use`
-    is who else uses the image, and `warning` the question (one line) that a person must have said yes to.
+    `secrets` are by the path of their `LaySecret` step, but for passphrases that are not known; `credentials` are for
+    the bridge. In a boot for writing `use` is who else uses the image, and `warning` the question (one line) that a
+    person must have said yes to.
     """
 
     plan: BootPlan
@@ -109,16 +129,13 @@ class Engine:
                 return self.inspect(location, own, fetch)
         if location.is_container and location.scheme != "rbd":
             raise NotAnImage("inspect", location, "it is a folder", "name an image in it")
-        return _fetching(source, location, fetch, lambda: self._judge(location, source))
+        from probes.chain import judge_chain
 
-    def _judge(self, location: Location, source: Source) -> Inspection:
-        from probes.identify import head_digest, identify
-        from probes.recording import RecordingReader
+        def open_image(place: Location) -> Reader:
+            return _fetching(source, place, fetch, lambda: source.open(place))
 
-        with source.open(location) as reader:
-            recording = RecordingReader(reader)  # so that the digest is of the very bytes that were judged
-            image = identify(recording)
-            return Inspection(location, image, reader.pin, head_digest(recording))
+        first, *backing = judge_chain(location, open_image)
+        return Inspection(first.location, first.image, first.pin, first.evidence, tuple(backing))
 
     def prepare(
         self,
@@ -141,17 +158,28 @@ class Engine:
         facts = replace(host.facts, route=options.route)
         with self.open_source(location) as source:
             inspection = inspection or self.inspect(location, source, fetch)
-            attachment = _fetching(source, location, fetch, lambda: source.attach(location, facts, options.mode))
+            chain = _attached(inspection, source, facts, options.mode, fetch)
             use = _use(source, location) if writing else None
         owned = _owners(location, self._root, self.deadline) if writing else ()
         use = _with_others(use, owned, _here(location, self._root, self.deadline) if writing else ())
-        if differ(attachment.pin, inspection.pin):
-            raise Changed("boot", location, "it changed while it was looked at", "look at it again")
-        layer = Layer(attachment, inspection.image, inspection.head, use, _guests(location, options.mode))
-        planned = plan([layer], options, replace(host, facts=facts))
-        warning = " ".join([write_warning(layer), *_whose(owned)]) if writing else ""
-        secrets = _secrets(planned, attachment)
-        return Prepared(planned, secrets, self.keychain.get(location), inspection, use, warning)
+        chain[0] = replace(chain[0], use=use, guests=_guests(location, options.mode))
+        chain[1:] = [replace(layer, guests=_guests(layer.attachment.location, Mode.SNAPSHOT)) for layer in chain[1:]]
+        planned = plan(chain, options, replace(host, facts=facts))
+        warning = " ".join([write_warning(chain[0]), *_whose(owned)]) if writing else ""
+        secrets = _secrets(planned, [layer.attachment for layer in chain])
+        credentials = self.keychain.get(location)
+        return self.with_passphrases(Prepared(planned, secrets, credentials, inspection, use, warning))
+
+    def with_passphrases(self, prepared: Prepared) -> Prepared:
+        """Return the boot with the passphrases of encrypted images that are known by now. One that was given for the
+        image opens those behind it as well, unless they have one of their own.
+        """
+        plan, found = prepared.plan, dict(prepared.secrets)
+        for step in plan.steps:
+            if isinstance(step, LaySecret) and step.field == UNLOCKS:
+                known = self.keychain.passphrase(step.location) or self.keychain.passphrase(plan.location)
+                found |= {step.path: known} if known is not None else {}
+        return replace(prepared, secrets=found)
 
     def script(self, prepared: Prepared) -> str:
         """Return the boot as a shell script that can be run as it stands."""
@@ -163,12 +191,15 @@ class Engine:
         return script(prepared.plan, notes)
 
     def boot(self, prepared: Prepared) -> "SessionInfo":
-        """Start the guest and return its session once it runs. Raises Refused if the plan has refusals."""
+        """Start the guest and return its session once it runs. Raises Refused if the plan has refusals, Locked while a
+        passphrase is missing or wrong.
+        """
         from app.qemu.sessions.session import launch
 
         plan = prepared.plan
         if plan.refusals:
             raise refused(plan)
+        insist_on_passphrases(prepared)
         return launch(plan, prepared.secrets, prepared.credentials)
 
 
@@ -181,6 +212,18 @@ def _fetching(source: Source, location: Location, progress: Progress | None, cal
             raise
     source.fetch(location, progress)
     return call()
+
+
+def insist_on_passphrases(prepared: Prepared) -> None:
+    """Raise Locked if an image of the boot is encrypted and its passphrase is not known."""
+    for step in prepared.plan.steps:
+        if isinstance(step, LaySecret) and step.field == UNLOCKS and step.path not in prepared.secrets:
+            raise Locked("boot", step.location, "it is encrypted, and its passphrase is not known")
+
+
+def encrypted(plan: BootPlan) -> list[Location]:
+    """Return the images of the boot that are opened with a passphrase."""
+    return [step.location for step in plan.steps if isinstance(step, LaySecret) and step.field == UNLOCKS]
 
 
 def differ(one: Pin, other: Pin) -> bool:
@@ -238,8 +281,33 @@ def _guests(location: Location, mode: Mode) -> tuple[str, ...]:
     return tuple(info.id for info in guests_of(location, None if mode is Mode.WRITE else Mode.WRITE))
 
 
-def _secrets(plan: BootPlan, attachment: Attachment) -> dict[str, Secret]:
-    slots = {slot.asked: slot.secret for slot in attachment.secrets}
+def _attached(
+    inspection: Inspection, source: Source, facts: QemuFacts, mode: Mode, fetch: Progress | None
+) -> list[Layer]:
+    """The layers of the boot: the image, and the images that it needs unless it is refused, which are only read.
+
+    Raises Changed if one of them is no longer what was judged.
+    """
+    links = [(inspection.location, inspection.image, inspection.pin, inspection.evidence, mode)]
+    if inspection.image.verdict is not Verdict.REFUSE:
+        links += [(link.location, link.image, link.pin, link.evidence, Mode.SNAPSHOT) for link in inspection.backing]
+    layers = []
+    for place, image, pin, evidence, how in links:
+        attachment = _fetching(source, place, fetch, functools.partial(source.attach, place, facts, how))
+        if differ(attachment.pin, pin):
+            raise Changed("boot", place, "it changed while it was looked at", "look at it again")
+        layers.append(Layer(attachment, image, evidence))
+    return layers
+
+
+def _secrets(plan: BootPlan, attachments: Sequence[Attachment]) -> dict[str, Secret]:
+    """The secrets of the plan's steps that the sources gave: all but passphrases of images."""
+    slots = {(a.location, slot.asked): slot.secret for a in attachments for slot in _slots(a)}
+    steps = [step for step in plan.steps if isinstance(step, LaySecret) and step.field != UNLOCKS]
+    return {step.path: slots[step.location, step.field] for step in steps}
+
+
+def _slots(attachment: Attachment) -> Iterator[SecretSlot]:
+    yield from attachment.secrets
     if attachment.tls is not None and attachment.tls.psk is not None:
-        slots[attachment.tls.psk.asked] = attachment.tls.psk.secret
-    return {step.path: slots[step.field] for step in plan.steps if isinstance(step, LaySecret)}
+        yield attachment.tls.psk

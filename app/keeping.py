@@ -1,5 +1,6 @@
 """What a person wished to keep beyond this run, done once it turned out to be right: the server let us in."""
 
+from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
 
 from app.keychain import Keychain
@@ -33,3 +34,9 @@ def keep(engine: _Opens, location: Location) -> list[str]:
     if engine.keychain.keep(location):
         done.append("The credentials were saved in the system's keyring")
     return done
+
+
+def keep_passphrases(keychain: Keychain, locations: Iterable[Location]) -> list[str]:
+    """The same for encrypted images that were opened. Blocks; raises FarbootError."""
+    kept = [location for location in locations if keychain.keep_passphrase(location)]
+    return ["The passphrase was saved in the system's keyring"] if kept else []

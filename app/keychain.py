@@ -4,7 +4,8 @@ import threading
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from probes.credentials import NO_CREDENTIALS, Credentials
+from probes.credentials import NO_CREDENTIALS, Credentials, Secret
+from probes.errors import Denied, Locked
 from probes.location import Location
 
 
@@ -13,7 +14,8 @@ class Server:
     """Whom credentials are for: one server, and one person on it where the location says which.
 
     `address` is the host and port, `user` the one that is part of the address (ssh, ftp, iscsi). For rbd it is the
-    cluster: `options` are the location's.
+    cluster: `options` are the location's. The passphrase of an encrypted image is for that image alone, wherever it
+    lies: its `address` is then the whole location.
     """
 
     scheme: str
@@ -28,15 +30,30 @@ class Server:
         options = location.query if scheme in {"rbd", "nbd+unix"} else ""
         return Server(scheme, location.address, location.user or "", options)
 
+    @staticmethod
+    def of_image(location: Location) -> "Server":
+        """Whom the passphrase of the image at `location` is for."""
+        return Server(_IMAGE, str(location))
+
     def __str__(self) -> str:
         """The server as a URL, for a keyring's list."""
+        if self.scheme == _IMAGE:
+            return f"{_IMAGE}:{self.address}"
         if self.scheme == "rbd":
             return f"rbd::{self.options}" if self.options else "rbd:"
         user = f"{self.user}@" if self.user else ""
         return f"{self.scheme}://{user}{self.address}" + (f"?{self.options}" if self.options else "")
 
 
+_IMAGE = "image"
 _ONE_LOGIN = {"sftp": "ssh", "nbds+unix": "nbd+unix"}
+
+
+def place_of(error: Denied, location: Location) -> Location:
+    """Where what `error` wants belongs, that was met on the way to `location`: an encrypted image may be another one of
+    its chain.
+    """
+    return Location.parse(error.image)[0] if isinstance(error, Locked) else location
 
 
 class Saved(Protocol):
@@ -56,7 +73,7 @@ class Saved(Protocol):
 
 
 class Keychain:
-    """Remembers credentials by `Server`, a signed query by its very URL.
+    """Remembers credentials by `Server`, a signed query by its very URL, a passphrase by its very image.
 
     Credentials given for one server never go to another one, nor one person's to another on the same server: those
     given without a user hold for every location there that names none. `saved` is asked once for each server that
@@ -81,15 +98,29 @@ class Keychain:
             known = self._by_server.get(server, NO_CREDENTIALS)
             return self._by_location.get(str(location), NO_CREDENTIALS).over(known)
 
+    def passphrase(self, location: Location) -> Secret | None:
+        """The passphrase of the encrypted image at `location`, if it is known: no server is ever told it."""
+        server = Server.of_image(location)
+        self._ask_saved(server)
+        with self._lock:
+            return self._by_server.get(server, NO_CREDENTIALS).image_passphrase
+
     def add(
         self, location: Location, credentials: Credentials, save: bool = False, vouch_for_host: bool = False
     ) -> None:
-        """Remember `credentials` for the server of `location`, over what was known.
+        """Remember `credentials` for the server of `location`, over what was known; a passphrase for the image there.
 
         With `save` they go to the keyring as well, with `vouch_for_host` the host key goes into known_hosts, both once
-        they turned out to be right: see `keep`.
+        they turned out to be right: see `keep` and `keep_passphrase`.
         """
         with self._lock:
+            if credentials.image_passphrase is not None:
+                image = Server.of_image(location)
+                self._by_server[image] = Credentials(image_passphrase=credentials.image_passphrase)
+                if save:
+                    self._to_save.add(image)
+                credentials = replace(credentials, image_passphrase=None)
+                save = save and bool(credentials)
             if credentials.query is not None:
                 self._by_location[str(location)] = Credentials(query=credentials.query)
                 credentials = replace(credentials, query=None)
@@ -116,7 +147,13 @@ class Keychain:
 
     def keep(self, location: Location) -> bool:
         """The server let us in: save its credentials now if that was wished. Whether it was. Raises FarbootError."""
-        server = Server.of(location)
+        return self._keep(Server.of(location))
+
+    def keep_passphrase(self, location: Location) -> bool:
+        """The passphrase opened the image: save it now if that was wished. Whether it was. Raises FarbootError."""
+        return self._keep(Server.of_image(location))
+
+    def _keep(self, server: Server) -> bool:
         with self._lock:
             credentials = self._by_server.get(server, NO_CREDENTIALS)
             wished = server in self._to_save and self.saved is not None and bool(credentials)
@@ -126,15 +163,18 @@ class Keychain:
         return wished
 
     def forget(self, location: Location) -> bool:
-        """Forget what is known for the server of `location`, here and in the keyring; whether that had anything.
-
-        Raises FarbootError.
+        """Forget what is known for the server of `location`, and for the image there, here and in the keyring; whether
+        that had anything. Raises FarbootError.
         """
-        server = Server.of(location)
+        servers = (Server.of(location), Server.of_image(location))
         with self._lock:
-            self._by_server.pop(server, None)
-            self._to_save.discard(server)
-        return self.saved.forget(server) if self.saved is not None else False
+            for server in servers:
+                self._by_server.pop(server, None)
+                self._to_save.discard(server)
+        if self.saved is None:
+            return False
+        gone = [self.saved.forget(server) for server in servers]
+        return any(gone)
 
     def _ask_saved(self, server: Server) -> None:
         if self.saved is None or server.scheme in _NEVER_SAVED:

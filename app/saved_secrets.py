@@ -24,7 +24,9 @@ SERVICE = "farboot"
 _REMEMBERED = 10.0
 _MOST = 10_000
 _WISHED = 60.0  # seconds: a keyring may have to be unlocked by its person
-_SAVED_FIELDS = ("username", "password", "key", "cookie", "passphrase", "ca_file", "client_cert", "client_key")
+_SAVED_FIELDS = (
+    "username", "password", "key", "cookie", "passphrase", "ca_file", "client_cert", "client_key", "image_passphrase",
+)  # fmt: skip
 _T = TypeVar("_T")
 
 

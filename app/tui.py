@@ -3,7 +3,7 @@
 import gc
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar
 
@@ -14,7 +14,8 @@ from textual.filter import LineFilter
 from textual.screen import Screen
 
 from app.background import Job, ask
-from app.keeping import keep
+from app.keeping import keep, keep_passphrases
+from app.keychain import place_of
 from app.looks import THEMES, PlainGlyphs, theme_for
 from app.memory import Memory
 from app.screens.browse import Browse
@@ -205,6 +206,7 @@ class FarbootApp(App[None], inherit_bindings=False):
         if isinstance(error, UnknownHostKey):
             self._ask_about_host(error, location, then)
             return
+        location = place_of(error, location)
 
         def answered(answer: Answer | None) -> None:
             if answer is not None:
@@ -234,6 +236,11 @@ class FarbootApp(App[None], inherit_bindings=False):
         """A server let us in: keep what was wished to be kept."""
         if self.engine.keychain.is_to_keep(location):
             ask(self, lambda: keep(self.engine, location), self._kept, self.fail)
+
+    def unlocked(self, images: Sequence[Location]) -> None:
+        """Encrypted images were opened: keep what was wished to be kept."""
+        if images:
+            ask(self, lambda: keep_passphrases(self.engine.keychain, images), self._kept, self.fail)
 
     def _kept(self, done: list[str]) -> None:
         for text in done:

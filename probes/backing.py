@@ -30,6 +30,8 @@ def _outside(name: str) -> str:
         return "by a path of its own"
     if ".." in name.replace("\\", "/").split("/"):
         return "which leads out of its folder"
+    if any(part.startswith(".") and part != "." for part in name.split("/")):
+        return "which is a hidden file"  # ~/.ssh/id_ed25519 lies beside what was downloaded to ~
     if not is_clean(name) or "\\" in name or len(name) > _LONGEST:
         return "whose name is not one that anybody types"
     return ""

@@ -43,6 +43,7 @@ class Credentials:
     an ssh key. `host_key` is the fingerprint ("SHA256:…", as OpenSSH prints it) of a server's key that the person said
     yes to. `query` is the signed query of a URL, without its `?`. `cookie` is a whole Cookie header. `ca_file` is the
     path of a PEM file that also vouches for servers, `client_cert` and `client_key` those of our own certificate.
+    `image_passphrase` opens an encrypted image: no storage is ever told it.
     """
 
     username: str | None = None
@@ -55,6 +56,7 @@ class Credentials:
     host_key: str | None = None
     client_cert: str | None = None
     client_key: str | None = None
+    image_passphrase: Secret | None = None
 
     def __bool__(self) -> bool:
         return any(getattr(self, field.name) is not None for field in fields(self))
@@ -99,6 +101,7 @@ class Credentials:
             host_key=texts.get("host_key"),
             client_cert=texts.get("client_cert"),
             client_key=texts.get("client_key"),
+            image_passphrase=secret.get("image_passphrase"),
         )
 
 

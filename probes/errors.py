@@ -110,6 +110,21 @@ class UnknownHostKey(Denied):
         return type(self), (*words, self.fingerprint, self.key_type)
 
 
+class Locked(Denied):
+    """The image is encrypted, and its passphrase is not known, or wrong. `image` is its location, as text: of a chain
+    it may be a backing image.
+    """
+
+    code = "locked"
+
+    def __init__(self, tried: str, on: object, why: str, hint: str = "", detail: str = "", image: str = "") -> None:
+        self.image = image or str(on)
+        super().__init__(tried, on, why, hint, detail, wants=("image_passphrase",))
+
+    def __reduce__(self) -> tuple[type[FarbootError], tuple[object, ...]]:
+        return type(self), (self.tried, self.on, self.why, self.hint, self.detail, self.image)
+
+
 class NotFound(FarbootError):
     """There is no such thing at that place."""
 

@@ -6,8 +6,10 @@ import sys
 from app.cli.meter import Meter
 from app.cli.output import DONE, TIMED_OUT, USAGE, say, say_json, tell
 from app.cli.secrets import ask_secret, asking, read_location
-from app.engine import Engine, Prepared, refused
+from app.engine import Engine, Inspection, Prepared, encrypted, refused
+from app.keeping import keep_passphrases
 from app.qemu.options import DiskWish, FirmwareWish, Network, Options
+from app.qemu.sessions.wire import SessionInfo
 from app.settings import Settings
 from probes.attachment import Mode, RouteWish
 from probes.errors import Cancelled, FarbootError
@@ -41,14 +43,14 @@ def command(engine: Engine, arguments: argparse.Namespace) -> int:
 
 def boot(engine: Engine, arguments: argparse.Namespace) -> int:
     """Start a guest; print its session's id; wait for its serial line to show a text, if so asked."""
-    prepared = _prepare(engine, arguments)
+    prepared = _prepare(engine, arguments, ask=True)
     for note in prepared.plan.notes:
         tell(note)
     if prepared.plan.refusals:
         raise refused(prepared.plan)
     if prepared.warning and not arguments.yes:
         _confirm(prepared)
-    session = engine.boot(prepared)
+    session = _boot(engine, prepared)
     if arguments.json:
         say_json({"id": session.id, "location": session.location, "state": str(session.state), "pid": session.pid})
     else:
@@ -81,7 +83,7 @@ def bridge(engine: Engine, arguments: argparse.Namespace) -> int:
     location = read_location(engine, arguments)
     if arguments.credentials_stdin:
         engine.keychain.add(location, credentials_from_stdin())
-    expected = Expected(arguments.size, arguments.validator, arguments.head, arguments.format)
+    expected = Expected(arguments.size, arguments.validator, arguments.evidence, arguments.format)
     credentials = engine.keychain.get(location)
     serve(location, credentials, arguments.socket, expected, write=arguments.write, deadline=engine.deadline)
     return DONE
@@ -117,7 +119,31 @@ def _confirm(prepared: Prepared) -> None:
         raise Cancelled("write into", location, "you did not say yes", "nothing was started, nothing was written")
 
 
-def _prepare(engine: Engine, arguments: argparse.Namespace) -> Prepared:
+def _boot(engine: Engine, prepared: Prepared) -> SessionInfo:
+    """Start the guest; passphrases are asked for until they open its images, and then kept if that was wished."""
+    session = asking(engine, prepared.plan.location, lambda: engine.boot(engine.with_passphrases(prepared)))
+    try:
+        for text in keep_passphrases(engine.keychain, encrypted(prepared.plan)):
+            tell(text)
+    except FarbootError as error:  # the guest runs all the same
+        tell(str(error))
+    return session
+
+
+def _accept(inspection: Inspection, options: Options) -> Options:
+    """Ask at the terminal about what needs a yes, unless that was given; without one the plan refuses."""
+    asked = inspection.asked - options.accept
+    if not asked or not (sys.stdin is not None and sys.stdin.isatty()):
+        return options
+    for hazard in inspection.image.hazards:
+        if hazard.code in asked:
+            tell(hazard.text)
+    print("Boot it all the same? [y/N] ", end="", file=sys.stderr, flush=True)
+    said_yes = sys.stdin.readline().strip().lower() in {"y", "yes"}
+    return inspection.accepted(options) if said_yes else options
+
+
+def _prepare(engine: Engine, arguments: argparse.Namespace, ask: bool = False) -> Prepared:
     location = read_location(engine, arguments)
     settings: Settings = arguments.settings
     options = Options(
@@ -128,5 +154,10 @@ def _prepare(engine: Engine, arguments: argparse.Namespace) -> Prepared:
         network=Network(arguments.network) if arguments.network else settings.network,
         route=RouteWish(arguments.route),
         disk=DiskWish(arguments.disk),
+        accept=frozenset(arguments.accept),
     )
-    return asking(engine, location, lambda: engine.prepare(location, options, fetch=Meter()))
+    prepared = asking(engine, location, lambda: engine.prepare(location, options, fetch=Meter()))
+    accepted = _accept(prepared.inspection, options) if ask else options
+    if accepted == options:
+        return prepared
+    return asking(engine, location, lambda: engine.prepare(location, accepted, prepared.inspection, Meter()))

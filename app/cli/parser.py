@@ -5,7 +5,9 @@ import re
 from importlib.metadata import PackageNotFoundError, version
 
 from app.qemu.options import DiskWish, FirmwareWish, Network
+from app.qemu.steps import UNLOCKS
 from probes.attachment import RouteWish
+from probes.evidence import Evidence
 
 _LOCATIONS = """\
 a LOCATION is what QEMU takes, and cut short it is the place to list:
@@ -25,8 +27,9 @@ a LOCATION is what QEMU takes, and cut short it is the place to list:
 
 secrets: asked for at a terminal; else by --password-file and --key-file, or in
   the environment: FARBOOT_USERNAME, FARBOOT_PASSWORD, FARBOOT_KEY (cephx, TLS),
-  FARBOOT_PASSPHRASE (ssh), FARBOOT_COOKIE, and the files FARBOOT_CA_FILE,
-  FARBOOT_CLIENT_CERT, FARBOOT_CLIENT_KEY
+  FARBOOT_PASSPHRASE (ssh), FARBOOT_IMAGE_PASSPHRASE (encrypted images),
+  FARBOOT_COOKIE, and the files FARBOOT_CA_FILE, FARBOOT_CLIENT_CERT,
+  FARBOOT_CLIENT_KEY
 exit codes: 0 done, 1 failed, 2 usage (and --write without a yes), 3 refused
   because of what the image is, 4 time-out of --wait
 """
@@ -148,7 +151,7 @@ def _commands() -> argparse.ArgumentParser:
     command("demo-server").add_argument("folder")
     secret = command("secret", secrets)
     secret.add_argument("location")
-    secret.add_argument("field", choices=("password", "key", "cookie"))
+    secret.add_argument("field", choices=("password", "key", "cookie", UNLOCKS))
     _add_bridge(command("bridge", secrets))
     _add_agent(command("agent", secrets))
     parser.set_defaults(json=False)
@@ -174,6 +177,9 @@ def _add_credentials(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--user", metavar="NAME", help="user name")
     group.add_argument("--password-file", metavar="FILE", help="file that holds the password; - is standard input")
     group.add_argument("--key-file", metavar="FILE", help="file that holds the cephx key in base64")
+    group.add_argument(
+        "--image-passphrase-file", metavar="FILE", help="file that holds the passphrase of an encrypted image"
+    )
     group.add_argument(
         "--save-credentials", action="store_true", help="keep them in the system's keyring once they let us in"
     )
@@ -205,6 +211,13 @@ def _add_boot(parser: argparse.ArgumentParser, started: bool) -> None:
         default="auto",
         help="the drive that the guest sees (default: virtio for disks, a CD drive for CDs)",
     )
+    parser.add_argument(
+        "--accept",
+        action="append",
+        default=[],
+        metavar="CODE",
+        help="say yes to what inspect marks with `ask`, by its code, such as backing-file; may be given again",
+    )
     _add_json(parser)
     if started:
         parser.add_argument("--yes", action="store_true", help="answer the question of --write with yes")
@@ -218,7 +231,7 @@ def _add_bridge(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--socket", required=True)
     parser.add_argument("--size", type=int, required=True)
     parser.add_argument("--validator", default="")
-    parser.add_argument("--head", default="")
+    parser.add_argument("--evidence", type=Evidence.parse, default="")
     parser.add_argument("--format", default="raw")
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--credentials-stdin", action="store_true")

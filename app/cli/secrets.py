@@ -10,10 +10,12 @@ from typing import TypeVar
 from app.cli.output import DONE, tell
 from app.engine import Engine
 from app.keeping import keep
-from app.keychain import Server
+from app.keychain import Server, place_of
+from app.qemu.steps import UNLOCKS
 from probes.credentials import Credentials, Secret
 from probes.errors import Denied, FarbootError, UnknownHostKey
 from probes.location import Location
+from probes.text import clean
 
 _TRIES = 3
 _PROMPTS = {
@@ -21,6 +23,7 @@ _PROMPTS = {
     "password": "Password",
     "key": "Key",
     "passphrase": "Passphrase of the key file",
+    "image_passphrase": "Passphrase of the image",
     "cookie": "Cookie",
     "query": "Signed query (what follows the ? of the URL)",
     "ca_file": "CA file (PEM)",
@@ -46,6 +49,7 @@ def read_location(engine: Engine, arguments: argparse.Namespace) -> Location:
         password=_from_file(arguments.password_file, "the password file"),
         key=_from_file(arguments.key_file, "the key file"),
         ca_file=arguments.ca_file and os.path.abspath(arguments.ca_file),
+        image_passphrase=_from_file(arguments.image_passphrase_file, "the passphrase file"),
     )
     save = bool(getattr(arguments, "save_credentials", False))
     engine.keychain.add(location, typed.over(given.over(from_environment(os.environ))), save)
@@ -53,8 +57,8 @@ def read_location(engine: Engine, arguments: argparse.Namespace) -> Location:
 
 
 def from_environment(environment: Mapping[str, str]) -> Credentials:
-    """Return the credentials in FARBOOT_USERNAME, _PASSWORD, _KEY, _COOKIE, _PASSPHRASE, _CA_FILE, _CLIENT_CERT and
-    _CLIENT_KEY.
+    """Return the credentials in FARBOOT_USERNAME, _PASSWORD, _KEY, _COOKIE, _PASSPHRASE, _IMAGE_PASSPHRASE, _CA_FILE,
+    _CLIENT_CERT and _CLIENT_KEY.
     """
 
     def secret(name: str) -> Secret | None:
@@ -70,6 +74,7 @@ def from_environment(environment: Mapping[str, str]) -> Credentials:
         ca_file=environment.get("FARBOOT_CA_FILE") or None,
         client_cert=environment.get("FARBOOT_CLIENT_CERT") or None,
         client_key=environment.get("FARBOOT_CLIENT_KEY") or None,
+        image_passphrase=secret("FARBOOT_IMAGE_PASSPHRASE"),
     )
 
 
@@ -92,7 +97,8 @@ def asking(engine: Engine, location: Location, call: Callable[[], _Answer]) -> _
             if not error.wants or not _can_ask() or attempt == _TRIES - 1:
                 raise
             tell(f"{error.on}: {error.why}")
-            engine.keychain.add(location, _ask(error.wants, engine.keychain.get(location), location))
+            place = place_of(error, location)
+            engine.keychain.add(place, _ask(error.wants, engine.keychain.get(place), place))
         else:
             _keep(engine, location)
             return answer
@@ -139,10 +145,10 @@ def forget(engine: Engine, arguments: argparse.Namespace) -> int:
 
 def ask_secret(engine: Engine, location: Location, field: str) -> Secret:
     """Return one secret of `location`: known, found by its source (a keyring), or asked for."""
-    known = getattr(engine.keychain.get(location), field)
+    known = engine.keychain.passphrase(location) if field == UNLOCKS else getattr(engine.keychain.get(location), field)
     if isinstance(known, Secret):
         return known
-    found = _from_source(engine, location, field)
+    found = None if field == UNLOCKS else _from_source(engine, location, field)
     if found is not None:
         return found
     if not _can_ask():
@@ -171,7 +177,7 @@ def _from_source(engine: Engine, location: Location, field: str) -> Secret | Non
 def _ask(wants: tuple[str, ...], known: Credentials, location: Location) -> Credentials:
     values: dict[str, str | Secret] = {}
     for field in wants:
-        prompt = _PROMPTS.get(field, field)
+        prompt = _PROMPTS.get(field, field) + (f" {clean(location.title)}" if field == UNLOCKS else "")
         try:
             if field == "username":
                 values[field] = known.username or location.user or _read_line(f"{prompt}: ")

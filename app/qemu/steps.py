@@ -8,10 +8,14 @@ one truth, told twice.
 from dataclasses import dataclass
 
 from probes.attachment import Attachment
+from probes.evidence import NOT_JUDGED, Evidence
 from probes.image import Image
 from probes.location import Location
 from probes.reader import Pin
 from probes.source import Use
+
+UNLOCKS = "image_passphrase"
+"""The field of the credentials that opens an encrypted image: `LaySecret.field` of its passphrase."""
 
 
 @dataclass(frozen=True)
@@ -110,16 +114,16 @@ class StartQemu:
 
 @dataclass(frozen=True)
 class CheckUnchanged:
-    """Once QEMU has opened the image and before the guest runs: compare size, validator and first bytes with what
-    was judged. `size` is also what QEMU must report for the node `node`.
+    """Once QEMU has opened the image and before the guest runs: compare size, validator and every byte that the verdict
+    was drawn from with what was judged. `size` is also what QEMU must report for the node `node`.
 
     Before QEMU is started `node` is empty: so it is checked where QEMU itself will write to the image as it opens it (a
-    qcow2's header says that it is in use), and afterwards, with `head` and the validator empty, only its size.
+    qcow2's header says that it is in use), and afterwards, with `evidence` and the validator empty, only its size.
     """
 
     location: Location
     pin: Pin
-    head: str
+    evidence: Evidence
     node: str
     size: int
 
@@ -153,7 +157,7 @@ Step = (
 @dataclass(frozen=True)
 class Layer:
     """One image of a chain: how QEMU gets at it and what it is. The first one is what is booted, the next its
-    backing file. `head` is the hex SHA-256 of its first 64 KiB (all of it, if it is smaller), as judged.
+    backing file. `evidence` is what its verdict was drawn from.
 
     `use` is who uses it, as far as the storage tells: asked where the guest is to write into it, else None. `guests`
     are the ids of this host's guests that stand in the way: for writing all that have it, for a snapshot those that
@@ -162,7 +166,7 @@ class Layer:
 
     attachment: Attachment
     image: Image
-    head: str = ""
+    evidence: Evidence = NOT_JUDGED
     use: Use | None = None
     guests: tuple[str, ...] = ()
 

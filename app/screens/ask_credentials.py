@@ -25,6 +25,7 @@ _LABELS = {
     "password": "Password",
     "key": "Key",
     "passphrase": "Passphrase of the key file",
+    "image_passphrase": "Passphrase of the image",
     "query": "Signed query, what follows the ? of the URL",
     "cookie": "Cookie",
     "ca_file": "CA file (PEM), by which the server's certificate is checked",

@@ -34,6 +34,8 @@ def fetch_script(
 
     def call() -> str:
         prepared = engine.prepare(location, options)
+        if prepared.inspection.asked:  # the script says it at its head; nobody boots anything here
+            prepared = engine.prepare(location, prepared.inspection.accepted(options), prepared.inspection)
         if prepared.plan.refusals:
             raise Refused("boot", location, "; ".join(prepared.plan.refusals))
         return engine.script(prepared)

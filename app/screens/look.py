@@ -108,7 +108,7 @@ class Look:
         facts = Facts(entry, image=inspection.image, busy="working out the command ...")
         job.tell(self._set, facts)
         try:
-            options = self._options(entry.location, inspection.image)
+            options = inspection.accepted(self._options(entry.location, inspection.image))
             plan = self._engine.prepare(entry.location, options, inspection).plan
             command = Command(plan.drive, plan.drive_withheld, plan.notes, plan.refusals, str(options.mode))
         except NotFetched:  # which is nothing to do by itself, while somebody looks around

@@ -10,6 +10,7 @@ from textual.containers import Vertical, VerticalScroll
 from textual.widgets import Input, Static
 
 from app.background import Job, Pace, start
+from app.engine import encrypted, insist_on_passphrases
 from app.screens.contract import Engine
 from app.screens.dialogs import Dialog
 from probes.attachment import Mode
@@ -89,7 +90,10 @@ class Starting(Dialog["SessionInfo | None"]):
         is_due = Pace(0.1)
         inspection = self._engine.inspect(self._location, fetch=fetching)
         job.tell(self._say, Text("working out the command ..."), esc="leaves it")
-        prepared = self._engine.prepare(self._location, self._options, inspection, fetching)
+        options = inspection.accepted(self._options)  # a plan of it; it is booted only after the yes
+        prepared = self._engine.prepare(self._location, options, inspection, fetching)
+        if not prepared.plan.refusals:
+            insist_on_passphrases(prepared)
         job.tell(self._decide, prepared)
 
     def _decide(self, prepared: "Prepared") -> None:
@@ -99,7 +103,8 @@ class Starting(Dialog["SessionInfo | None"]):
                 text.append(f"\n! {clean(refusal)}")
             self._say(text, esc="closes")
             return
-        hazards = prepared.inspection.image.hazards if prepared.inspection.image.verdict is Verdict.ASK else ()
+        image = prepared.inspection.image
+        hazards = [hazard for hazard in image.hazards if hazard.verdict is Verdict.ASK]
         writes = self._options.mode is Mode.WRITE
         if not hazards and not writes:
             self._boot(prepared)
@@ -126,11 +131,12 @@ class Starting(Dialog["SessionInfo | None"]):
 
         def boot(job: Job) -> None:
             guest = self._engine.boot(prepared)
-            job.tell(self._started, guest)
+            job.tell(self._started, guest, encrypted(prepared.plan))
 
         self._job = start(self, boot, self._failed)
 
-    def _started(self, guest: "SessionInfo") -> None:
+    def _started(self, guest: "SessionInfo", unlocked: list[Location]) -> None:
+        cast("FarbootApp", self.app).unlocked(unlocked)
         self.dismiss(guest)
 
     def _failed(self, error: FarbootError) -> None:

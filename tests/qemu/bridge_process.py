@@ -13,8 +13,10 @@ from typing import Self
 from app.qemu.bridge.patience import Patience
 from app.qemu.bridge.serve import Expected
 from probes.credentials import NO_CREDENTIALS, Credentials
-from probes.identify import head_digest, identify
+from probes.evidence import Evidence
+from probes.identify import identify
 from probes.location import Location
+from probes.recording import RecordingReader
 from probes.registry import open_source
 from probes.source import DEADLINE
 from tests.servers.server import wait_until
@@ -25,13 +27,15 @@ _PROGRAM = """
 import json, sys
 from app.qemu.bridge.serve import Expected, Patience, credentials_from_stdin, serve
 from probes.errors import FarbootError
+from probes.evidence import Evidence
 from probes.location import Location
 order = json.loads(sys.argv[1])
 try:
     credentials = credentials_from_stdin()
     location, _ = Location.parse(order["location"])
+    expected = order["expected"] | {"evidence": Evidence.parse(order["expected"]["evidence"])}
     serve(
-        location, credentials, order["socket"], Expected(**order["expected"]),
+        location, credentials, order["socket"], Expected(**expected),
         write=order["write"], patience=Patience(**order["patience"]), deadline=order["deadline"],
     )
 except FarbootError as error:
@@ -43,7 +47,9 @@ def judged(location: str, credentials: Credentials = NO_CREDENTIALS) -> Expected
     """What is expected of the image at `location`, as the engine would have found it."""
     place, _ = Location.parse(location)
     with open_source(place, credentials) as source, source.open(place) as reader:
-        return Expected(reader.size, reader.pin.validator, head_digest(reader), identify(reader).format)
+        recording = RecordingReader(reader)
+        form = identify(recording).format
+        return Expected(reader.size, reader.pin.validator, Evidence.by(recording.pieces), form)
 
 
 class BridgeProcess:
@@ -69,7 +75,7 @@ class BridgeProcess:
             {
                 "location": location,
                 "socket": "s",
-                "expected": dataclasses.asdict(expected),
+                "expected": dataclasses.asdict(expected) | {"evidence": str(expected.evidence)},
                 "patience": dataclasses.asdict(patience),
                 "write": write,
                 "deadline": deadline,

@@ -1,6 +1,5 @@
 """Boot plans made by hand, for the tests of sessions: there it matters who carries a plan out, not who makes it."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -12,6 +11,7 @@ from pathlib import Path
 from app.qemu.sessions.session import find
 from app.qemu.sessions.wire import SessionInfo
 from app.qemu.steps import BootPlan, CheckUnchanged, OpenFile, StartQemu, Step
+from probes.evidence import Evidence
 from probes.location import Location
 from probes.reader import Pin
 
@@ -40,17 +40,17 @@ def plan(*steps: Step, argv: tuple[str, ...] = NOTHING, place: Location | None =
     return BootPlan(place or location(), "driver", steps=(*steps, StartQemu(argv)))
 
 
-def image_plan(path: Path, argv: tuple[str, ...] = NOTHING, head: str | None = None) -> BootPlan:
+def image_plan(path: Path, argv: tuple[str, ...] = NOTHING, evidence: Evidence | None = None) -> BootPlan:
     """QEMU with the raw image at `path` as its node `base`, checked to be what it was when this plan was made."""
     status = path.stat()
     with path.open("rb") as file:
-        digest = hashlib.sha256(file.read(64 << 10)).hexdigest() if head is None else head
+        evidence = evidence or Evidence.by([(0, file.read(64 << 10))])
     nodes = (
         "-add-fd", "fd=3,set=3",
         *node("proto", "file", filename="/dev/fdset/3", **{"read-only": True}),
         *node("base", "raw", file="proto", **{"read-only": True}),
     )  # fmt: skip
-    check = CheckUnchanged(location(path), Pin(status.st_size), digest, "base", status.st_size)
+    check = CheckUnchanged(location(path), Pin(status.st_size), evidence, "base", status.st_size)
     return BootPlan(
         location(path), "driver", steps=(OpenFile(str(path), 3, False), StartQemu((*argv, *nodes)), check), format="raw"
     )

@@ -1,12 +1,12 @@
 """Layers and hosts for the tests of plans: values as a source, a format and `find_host` would give them."""
 
-import hashlib
 import os
 from dataclasses import replace
 
 from app.qemu.options import Host, Pflash
 from app.qemu.steps import Layer
 from probes.attachment import Attachment, HostFile, QemuFacts, Route
+from probes.evidence import Evidence
 from probes.image import Backing, Firmware, Hazard, Image, Media, MediaKind
 from probes.location import Location
 from probes.reader import Pin
@@ -80,7 +80,7 @@ def of_rbd(text: str = "rbd:pool/image", judged: Image | None = None, **changed:
 
 def _layer(attachment: Attachment, judged: Image, changed: dict[str, object]) -> Layer:
     with_changes = replace(attachment, **changed)  # type: ignore[arg-type]  # the names are Attachment's fields
-    return Layer(with_changes, judged, hashlib.sha256(b"").hexdigest())
+    return Layer(with_changes, judged, Evidence.by([(0, b"judged")]))
 
 
 def by_bridge(layer: Layer, why: str = "this QEMU's http driver hangs") -> Layer:

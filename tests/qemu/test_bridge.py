@@ -26,6 +26,7 @@ from app.demo.guest import MARKER, GuestImages
 from app.qemu.bridge.patience import Patience
 from app.qemu.bridge.serve import Expected
 from probes.credentials import Credentials, Secret
+from probes.evidence import Evidence
 from probes.source import DEADLINE
 from tests.qemu.bridge_process import BridgeProcess, judged
 from tests.qemu.nbd_client import READ, Client, qemu
@@ -124,7 +125,7 @@ def _changes() -> list[tuple[str, Callable[[Expected], Expected], str]]:
     return [
         ("size", lambda e: dataclasses.replace(e, size=e.size + 1), "bytes"),
         ("validator", lambda e: dataclasses.replace(e, validator="another"), "time stamp or tag"),
-        ("head", lambda e: dataclasses.replace(e, head="0" * 64), "first bytes"),
+        ("evidence", lambda e: dataclasses.replace(e, evidence=Evidence.by([(0, b"other")])), "were judged"),
         ("format", lambda e: dataclasses.replace(e, format="qcow2"), "it is raw now, not qcow2"),
     ]
 
@@ -446,7 +447,7 @@ async def test_a_server_that_swaps_the_header_between_the_two_judgements_is_caug
         liar.honest = 0
         bridge = BridgeProcess(tmp_path / "b", url, expected).start()
         assert bridge.ended() == 1
-        assert "first bytes" in bridge.said
+        assert "not those that were judged" in bridge.said
 
 
 async def test_a_server_that_comes_back_with_another_header_is_caught(tmp_path: Path) -> None:
@@ -464,7 +465,7 @@ async def test_a_server_that_comes_back_with_another_header_is_caught(tmp_path: 
             await asyncio.to_thread(wait_until, lambda: "the guest waits" in b.said, "the outage to be told")
             proxy.heal()
             assert (await client.reply()).error == EIO
-            assert "first bytes are not those" in b.said
+            assert "bytes are not those" in b.said
             client.close()
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from probes.errors import Denied
+from probes.evidence import Evidence
 from probes.location import Location
 from probes.sources.sheepdog import SheepdogSource
 from tests.qemu.bridge_process import BridgeProcess, judged
@@ -340,7 +341,7 @@ async def test_the_lock_is_held_while_it_runs_and_given_back_at_the_end(
 async def test_the_lock_is_given_back_when_the_image_is_not_the_judged_one(disk: str, tmp_path: Path) -> None:
     import dataclasses
 
-    for wrong in ({"size": 7}, {"validator": "x"}, {"head": "0" * 64}, {"format": "qcow2"}):
+    for wrong in ({"size": 7}, {"validator": "x"}, {"evidence": Evidence.by([(0, b"other")])}, {"format": "qcow2"}):
         expected = dataclasses.replace(judged(disk), **wrong)
         bridge = BridgeProcess(tmp_path / "b", disk, expected, write=True).start()
         assert bridge.ended() == 1

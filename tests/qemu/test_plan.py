@@ -124,7 +124,7 @@ def test_descriptors_are_those_that_every_shell_can_open() -> None:
 def test_each_image_is_looked_at_again_once_qemu_has_it() -> None:
     layer = of_web(judged=image("qcow2", size=1000))
     (check,) = steps_of(layer, CheckUnchanged)
-    assert check == CheckUnchanged(layer.attachment.location, layer.attachment.pin, layer.head, "format0", 1024)
+    assert check == CheckUnchanged(layer.attachment.location, layer.attachment.pin, layer.evidence, "format0", 1024)
     assert isinstance(plan([layer], NOTHING, HOST).steps[-1], CheckUnchanged)
 
 
@@ -134,7 +134,7 @@ def test_the_bridge_serves_what_was_judged_and_qemu_speaks_nbd_to_it() -> None:
     (bridge,) = [step for step in planned.steps if isinstance(step, StartBridge)]
     assert bridge.argv == (
         "/usr/bin/farboot", "bridge", "--socket=bridge.sock", "--size=4096", '--validator="etag"',
-        f"--head={layer.head}", "--format=qcow2", "--", "http://h/-x.qcow2",
+        f"--evidence={layer.evidence}", "--format=qcow2", "--", "http://h/-x.qcow2",
     )  # fmt: skip
     node = nodes(argv_of(planned))["proto0"]
     assert node["driver"] == "nbd"
@@ -441,7 +441,7 @@ def test_no_name_becomes_an_option_of_the_bridge(name: str, validator: str) -> N
     planned = plan([replace(layer, attachment=attachment)], NOTHING, HOST)
     (bridge,) = [step for step in planned.steps if isinstance(step, StartBridge)]
     assert [word.partition("=")[0] for word in bridge.argv[1:7]] == [
-        "bridge", "--socket", "--size", "--validator", "--head", "--format",
+        "bridge", "--socket", "--size", "--validator", "--evidence", "--format",
     ]  # fmt: skip
     assert bridge.argv[7:] == ("--", str(attachment.location))
 

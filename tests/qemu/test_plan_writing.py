@@ -9,6 +9,7 @@ from app.qemu.boot.writing import write_warning
 from app.qemu.options import DiskWish, FirmwareWish, Host, Options
 from app.qemu.steps import BootPlan, CheckUnchanged, CheckUnused, CreateOverlay, Layer, OpenFile, StartQemu
 from probes.attachment import HostFile, Mode
+from probes.evidence import NOT_JUDGED
 from probes.image import Backing, Hazard, Image, MediaKind, Verdict
 from probes.location import Location
 from probes.reader import Pin
@@ -87,9 +88,9 @@ def test_an_image_that_qemu_touches_as_it_opens_it_is_compared_and_others_looked
     layer = own(image("qcow2"), pin=Pin(4096, "v", strong=True))
     before, unused, start, after = plan([layer], WRITE, HOST).steps[:4]
     assert unused == CheckUnused(layer.attachment.location, ours=0)
-    assert before == CheckUnchanged(layer.attachment.location, layer.attachment.pin, layer.head, "", 1 << 30)
+    assert before == CheckUnchanged(layer.attachment.location, layer.attachment.pin, layer.evidence, "", 1 << 30)
     assert isinstance(start, StartQemu)
-    assert after == CheckUnchanged(layer.attachment.location, Pin(4096), "", "format0", 1 << 30)
+    assert after == CheckUnchanged(layer.attachment.location, Pin(4096), NOT_JUDGED, "format0", 1 << 30)
     raw = own(image("raw"), pin=Pin(4096, "v"))
     assert [step.node for step in plan([raw], WRITE, HOST).steps if isinstance(step, CheckUnchanged)] == ["format0"]
 

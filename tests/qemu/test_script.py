@@ -266,7 +266,7 @@ def test_the_bridge_is_awaited_by_its_socket() -> None:
 
 def test_a_host_key_accepted_for_once_does_not_reach_the_bridge_of_a_script_which_says_so() -> None:
     def head_for(layer: Layer, host_key: str | None) -> str:
-        seen = Inspection(layer.attachment.location, layer.image, layer.attachment.pin, layer.head)
+        seen = Inspection(layer.attachment.location, layer.image, layer.attachment.pin, layer.evidence)
         prepared = Prepared(plan([layer], NOTHING, HOST), {}, Credentials(host_key=host_key), seen)
         return Engine().script(prepared).partition("set -eu")[0]
 

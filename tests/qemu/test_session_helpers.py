@@ -258,7 +258,7 @@ def test_a_plan_that_writes_by_the_bridge_tells_the_bridge(image: Path) -> None:
 
 
 def test_a_bridge_that_ended_while_its_guest_wrote_comes_back_without_what_was_judged() -> None:
-    words = ("farboot", "bridge", "--size=512", "--validator=v1", "--head=abc", "--format=raw")
+    words = ("farboot", "bridge", "--size=512", "--validator=v1", "--evidence=0+1:abc", "--format=raw")
     place = Location("sheepdog", "host", "/disk")
     written = StartBridge("bridge.sock", place, (*words, "--write", "--", str(place)))
     assert in_its_place(written).argv == (

@@ -24,6 +24,7 @@ from app.qemu.steps import (
 )
 from probes.credentials import Credentials, Secret
 from probes.errors import Changed, Denied, FarbootError, MissingClient, NotFound, Refused, Unsupported
+from probes.evidence import NOT_JUDGED
 from probes.location import Location
 from probes.reader import Pin
 from tests.qemu.conftest import Home
@@ -86,7 +87,7 @@ def test_an_image_that_grew_after_it_was_judged_is_never_run(image: Path) -> Non
 
 def test_a_validator_that_changed_is_a_changed_image(image: Path) -> None:
     made = image_plan(image)
-    check = CheckUnchanged(made.location, Pin(1 << 20, "another"), "", "base", 1 << 20)
+    check = CheckUnchanged(made.location, Pin(1 << 20, "another"), NOT_JUDGED, "base", 1 << 20)
     with pytest.raises(Changed, match="written since"):
         launch(BootPlan(made.location, "driver", steps=(*made.steps[:2], check)))
 
@@ -110,7 +111,7 @@ def test_a_file_replaced_while_qemu_opened_it_is_noticed(image: Path) -> None:
     from app.qemu.sessions.start import Machinery, _check
 
     descriptor = os.open(image, os.O_RDONLY)
-    check = CheckUnchanged(location(image), Pin(1 << 20), "", "base", 1 << 20)
+    check = CheckUnchanged(location(image), Pin(1 << 20), NOT_JUDGED, "base", 1 << 20)
     copy = image.with_name("copy")
     copy.write_bytes(image.read_bytes())
     copy.rename(image)

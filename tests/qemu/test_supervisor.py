@@ -18,7 +18,7 @@ from app.qemu.sessions import session as session_module
 from app.qemu.sessions.session import SessionState, console, find, launch, screen, serial_log, sessions, stop
 from app.qemu.steps import BootPlan, OpenFile, StartBridge, StartQemu
 from probes.errors import FarbootError, TimedOut, Unreachable
-from probes.identify import head_digest
+from probes.evidence import Evidence
 from probes.registry import open_source
 from tests.qemu.conftest import Home
 from tests.qemu.guests import (
@@ -184,8 +184,8 @@ def test_a_guest_whose_storage_stays_away_waits_longer_each_time_and_can_be_stop
 
 def test_a_bridge_that_ends_is_started_again_and_the_state_tells(disk: Path) -> None:
     with open_source(location(disk)) as source, source.open(location(disk)) as reader:
-        pin, head = reader.pin, head_digest(reader)
-    words = ("--size", str(pin.size), "--validator", pin.validator, "--head", head, "--format", "raw")
+        pin, evidence = reader.pin, Evidence.by([(0, reader.pread(0, 512))])
+    words = ("--size", str(pin.size), "--validator", pin.validator, "--evidence", str(evidence), "--format", "raw")
     command = (sys.executable, "-m", "app", "bridge", "--socket", "bridge.sock", *words, "--", str(disk))
     server = {"type": "unix", "path": "bridge.sock"}
     nodes = (

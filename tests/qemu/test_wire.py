@@ -24,6 +24,7 @@ from app.qemu.steps import (
 from probes import errors
 from probes.credentials import Credentials, Secret
 from probes.errors import Crashed, Denied, FarbootError, UnknownHostKey
+from probes.evidence import Evidence
 from probes.location import Location
 from probes.reader import Pin
 
@@ -31,6 +32,7 @@ TEXT = st.text(st.characters(codec=None), max_size=20)  # lone surrogates too: u
 WORDS = st.lists(TEXT, max_size=4).map(tuple)
 LOCATIONS = st.builds(Location, TEXT, TEXT, TEXT, TEXT)
 PINS = st.builds(Pin, st.integers(0, 1 << 62), TEXT, st.booleans())
+EVIDENCE = st.builds(Evidence, st.lists(st.tuples(st.integers(), st.integers())).map(tuple), TEXT)
 STEPS = st.one_of(
     st.builds(CreateOverlay, TEXT, st.integers(), WORDS),
     st.builds(CopyFile, TEXT, TEXT, st.booleans()),
@@ -40,7 +42,7 @@ STEPS = st.one_of(
     st.builds(StartBridge, TEXT, LOCATIONS, WORDS),
     st.builds(OpenFile, TEXT, st.integers(3, 9), st.booleans(), st.booleans()),
     st.builds(StartQemu, WORDS, WORDS, st.none() | st.integers()),
-    st.builds(CheckUnchanged, LOCATIONS, PINS, TEXT, TEXT, st.integers()),
+    st.builds(CheckUnchanged, LOCATIONS, PINS, EVIDENCE, TEXT, st.integers()),
 )
 PLANS = st.builds(BootPlan, LOCATIONS, TEXT, st.lists(STEPS, max_size=5).map(tuple), WORDS, WORDS, TEXT, TEXT, TEXT)
 

@@ -19,6 +19,7 @@ from probes.attachment import Attachment, Mode, QemuFacts
 from probes.credentials import NO_CREDENTIALS
 from probes.entry import Entry, Kind, kind_by_name
 from probes.errors import FarbootError, NotFound
+from probes.evidence import NOT_JUDGED
 from probes.image import Filesystem, Firmware, Hazard, Image, Media, MediaKind, Partition, Verdict
 from probes.location import Location
 from probes.reader import Pin, Reader
@@ -111,7 +112,7 @@ class FakeEngine:
         return _HOSTILE if "data-file" in location.name else _DEBIAN
 
     def inspect(self, location: Location, source: Source | None = None, fetch: Progress | None = None) -> Inspection:
-        return Inspection(location, self.image(location), Pin(1), "")
+        return Inspection(location, self.image(location), Pin(1), NOT_JUDGED)
 
     def prepare(
         self,

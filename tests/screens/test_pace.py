@@ -10,6 +10,7 @@ from app.engine import Inspection
 from probes.credentials import Secret
 from probes.entry import Entry
 from probes.errors import Denied
+from probes.evidence import NOT_JUDGED
 from probes.image import Image
 from probes.location import Location
 from probes.reader import Pin
@@ -64,7 +65,7 @@ class Slow(FakeEngine):
 
     def inspect(self, location: Location, source: Source | None = None, fetch: Progress | None = None) -> Inspection:
         self.may[location.name].wait(30)
-        return Inspection(location, Image(f"format-{location.name}", 1, 1), Pin(1), "")
+        return Inspection(location, Image(f"format-{location.name}", 1, 1), Pin(1), NOT_JUDGED)
 
 
 async def test_an_answer_about_what_is_no_longer_under_the_cursor_is_dropped() -> None:

@@ -33,6 +33,8 @@ def short_drive(chain: Sequence[Layer], wished: Options) -> tuple[str, str]:
         return "", f"the image is not judged ok: {_first_hazard(layer)}"
     if len(chain) > 1 or image.backing is not None:
         return "", "the image has a backing image, which the short form would let the image itself choose"
+    if image.needs_passphrase:
+        return "", "it is encrypted, and its passphrase takes an -object beside the -drive"
     if attachment.route is not Route.DRIVER:
         return "", f"Farboot reads it for QEMU: {attachment.why}" if attachment.why else "Farboot reads it for QEMU"
     if not all(slot.found for slot in attachment.secrets):

@@ -7,6 +7,9 @@
 
 In a boot that writes there is no overlay, and of a chain proto0 and format0 alone are writable.
 
+An encrypted image's passphrase is a secret object that its format node names. An ssh agent serves all that log in with
+one key.
+
 A format that could name a backing file of its own gets `"backing": null` where the chain ends, so that nothing in
 the image's header makes QEMU open anything.
 """
@@ -17,6 +20,7 @@ from dataclasses import dataclass
 from app.qemu.boot.writing import is_cd
 from app.qemu.options import Host
 from app.qemu.steps import (
+    UNLOCKS,
     CheckUnchanged,
     CheckUnused,
     CopyFile,
@@ -30,6 +34,7 @@ from app.qemu.steps import (
     Step,
 )
 from probes.attachment import Attachment, Mode, Node, Route, SecretSlot, Tls
+from probes.evidence import NOT_JUDGED
 from probes.reader import Pin
 
 TAKE_BACKING = frozenset({"qcow2", "qcow", "qed", "vmdk"})
@@ -50,7 +55,7 @@ _LOCAL_DRIVERS = frozenset({"file", "host_device"})
 _OWN_USERS = {"rbd": 1}
 
 # Formats that QEMU leaves untouched when it opens them for writing, before the guest writes.
-_QUIET = frozenset({"raw"})
+_QUIET = frozenset({"raw", "luks"})
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,7 @@ def build_graph(chain: Sequence[Layer], host: Host, mode: Mode = Mode.SNAPSHOT, 
     writes = mode is Mode.WRITE
     protocols = [_Protocol(layer, number, host, writes and number == 0) for number, layer in enumerate(chain)]
     _number_descriptors(protocols)
+    _share_agents(protocols)
     nodes: list[Node] = []
     for protocol in reversed(protocols):
         nodes += [protocol.node] if generic else [protocol.node, protocol.format_node(len(chain))]
@@ -115,6 +121,11 @@ def build_graph(chain: Sequence[Layer], host: Host, mode: Mode = Mode.SNAPSHOT, 
 def options(**values: str) -> str:
     """Return a value for QEMU's option parser, commas in it doubled."""
     return ",".join(f"{name}={value.replace(',', ',,')}" for name, value in values.items())
+
+
+def passphrase_of(number: int) -> str:
+    """The name of the secret object, and of the file, with the passphrase of the image `number` of the chain."""
+    return f"passphrase{number}"
 
 
 def sectors(size: int) -> int:
@@ -152,6 +163,7 @@ class _Protocol:
             self._bring_files()
             self._bring_tls(host)
             self._start_agent(host)
+        self._lay_passphrase(host)
         self.node.pop("auto-read-only", None)  # it is one or the other
         self.node["read-only"] = not writable
         if writable:
@@ -171,6 +183,9 @@ class _Protocol:
             node["backing"] = f"format{self.number + 1}"
         elif driver in TAKE_BACKING:
             node["backing"] = None
+        if self.layer.image.needs_passphrase:
+            key: dict[str, object] = {"key-secret": passphrase_of(self.number)}
+            node |= key if driver == "luks" else {"encrypt": {"format": "luks", **key}}
         return node
 
     @property
@@ -180,11 +195,11 @@ class _Protocol:
 
     def check(self, level: str) -> CheckUnchanged:
         """The check once QEMU has opened it, by the size of its node of that `level`; before that, without one."""
-        attachment, head = self.layer.attachment, self.layer.head
+        attachment, evidence = self.layer.attachment, self.layer.evidence
         pin, node = attachment.pin, f"{level}{self.number}" if level else ""
         if level and self.is_disturbed:
-            pin, head = Pin(pin.size), ""
-        return CheckUnchanged(attachment.location, pin, head, node, sectors(self.layer.image.virtual_size))
+            pin, evidence = Pin(pin.size), NOT_JUDGED
+        return CheckUnchanged(attachment.location, pin, evidence, node, sectors(self.layer.image.virtual_size))
 
     def open_files(self, free: list[int]) -> None:
         for file in self.layer.attachment.files:
@@ -203,7 +218,7 @@ class _Protocol:
             f"--socket={socket}",
             f"--size={pin.size}",
             f"--validator={pin.validator}",
-            f"--head={self.layer.head}",
+            f"--evidence={self.layer.evidence}",
             f"--format={self.layer.image.format}",
             *(("--write",) if self.writable else ()),
             "--",
@@ -228,6 +243,13 @@ class _Protocol:
             encoded = "" if slot.format == "raw" else f",format={slot.format}"
             self.objects.append(f"secret,id={name},file={name}{encoded}")
             self.node[slot.option] = name
+
+    def _lay_passphrase(self, host: Host) -> None:
+        if self.layer.image.needs_passphrase:
+            location, name, field = self.layer.attachment.location, passphrase_of(self.number), UNLOCKS
+            argv = (*host.command, "secret", "--", str(location), field)
+            self.steps.append(LaySecret(name, location, field, f"passphrase of the image {location.title}", argv))
+            self.objects.append(f"secret,id={name},file={name}")
 
     def _bring_tls(self, host: Host) -> None:
         """Give QEMU the certificates, or the key, in a folder as its TLS objects want it (qemu(1), tls-creds-x509)."""
@@ -278,6 +300,13 @@ def _number_descriptors(protocols: Sequence[_Protocol]) -> None:
     free = list(DESCRIPTORS)
     for protocol in protocols:
         protocol.open_files(free)
+
+
+def _share_agents(protocols: Sequence[_Protocol]) -> None:
+    """Start the agent once: all images of a chain lie on one server, where one key logs in."""
+    agents = [(protocol, step) for protocol in protocols for step in protocol.steps if isinstance(step, StartAgent)]
+    for protocol, agent in agents[1:]:
+        protocol.steps.remove(agent)
 
 
 def _create_overlay(qemu_img: str, size: int) -> CreateOverlay:

@@ -91,7 +91,7 @@ def _image_refusals(chain: Sequence[Layer], options: Options) -> Iterator[str]:
             if hazard.verdict is Verdict.REFUSE:
                 yield clean(hazard.text)
             elif hazard.verdict is Verdict.ASK and hazard.code not in options.accept:
-                yield clean(f"{hazard.text} (this needs a yes: {hazard.code})")
+                yield clean(f"{hazard.text} (this needs a yes: --accept {hazard.code})")
         # What is refused already need not be told what follows from it.
         if layer.image.virtual_size <= 0 and layer.image.verdict is not Verdict.REFUSE:
             yield "the image is empty"
@@ -102,6 +102,8 @@ def _refusals(chain: Sequence[Layer], machine: Machine, options: Options, host: 
     """What this host, this QEMU, this moment or the person's choices stand against."""
     against = write_refusals if options.mode is Mode.WRITE else snapshot_refusals
     yield from map(clean, against(chain[0]))
+    for layer in chain[1:]:
+        yield from map(clean, snapshot_refusals(layer))
     yield from map(clean, drive_refusals(chain[0], options))
     for layer in chain:
         yield from map(clean, _layer_refusals(layer, host))
@@ -153,6 +155,8 @@ def _notes(chain: Sequence[Layer], machine: Machine, options: Options, host: Hos
     yield from write_notes(boot) if options.mode is Mode.WRITE else snapshot_notes(boot)
     for layer in chain:
         attachment = layer.attachment
+        if layer is not boot:
+            yield from snapshot_notes(layer)
         if attachment.route is Route.BRIDGE:
             yield (
                 f"Farboot's bridge reads it for QEMU: {attachment.why}"

@@ -12,10 +12,10 @@ from probes.image import MediaKind
 from probes.text import clean
 from probes.words import human_size
 
-_WRITTEN = frozenset({"raw", "qcow2", "qcow", "qed", "vdi", "vmdk", "vpc", "vhdx", "parallels"})
+_WRITTEN = frozenset({"raw", "luks", "qcow2", "qcow", "qed", "vdi", "vmdk", "vpc", "vhdx", "parallels"})
 """Formats that QEMU's drivers write; it only reads the others (bochs, cloop, dmg)."""
 
-_FIXED = frozenset({"raw"})
+_FIXED = frozenset({"raw", "luks"})
 """Formats in which nothing is allocated when a guest writes: they need no room but their own."""
 
 _FOR_READERS = {

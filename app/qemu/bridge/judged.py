@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from probes.credentials import Credentials
 from probes.errors import Changed, Refused, Unsupported
-from probes.identify import head_digest, identify
+from probes.evidence import Evidence
+from probes.identify import identify
 from probes.image import Verdict
 from probes.location import Location
 from probes.reader import BeginsReads, Begun, Pin, Reader, Writer
@@ -14,18 +15,21 @@ from probes.recording import HEAD, RecordingReader
 from probes.registry import open_source
 from probes.source import DEADLINE, CanWrite, Source
 
+_OTHER_BYTES = "its bytes are not those that were judged"
+
 
 @dataclass(frozen=True)
 class Expected:
     """The image that was judged, in few words.
 
-    `size` is in bytes, `validator` that of its pin ("" if the storage has none), `head` the hex SHA-256 of its first
-    64 KiB, and `format` QEMU's driver name.
+    `size` is in bytes, `validator` that of its pin ("" if the storage has none), `evidence` what its verdict was drawn
+    from, and `format` QEMU's driver name. Where nothing was judged, for a guest has written since, neither validator
+    nor bytes are compared.
     """
 
     size: int
     validator: str
-    head: str
+    evidence: Evidence
     format: str
 
 
@@ -76,10 +80,9 @@ class JudgedBytes:
 def judge(reader: Reader, location: Location, expected: Expected) -> JudgedBytes:
     """Judge the image anew, and return what that read. Raises Changed, Refused, and what `reader` raises."""
     recording = RecordingReader(reader)
-    head = head_digest(recording)
     image = identify(recording)
-    if head != expected.head:
-        raise Changed("serve", location, "its first bytes are not those that were looked at", "look at it again")
+    if not expected.evidence.agrees(recording):
+        raise Changed("serve", location, _OTHER_BYTES, "look at it again")
     if image.format != expected.format:
         raise Changed("serve", location, f"it is {image.format} now, not {expected.format}", "look at it again")
     if image.verdict is Verdict.REFUSE:
@@ -151,7 +154,8 @@ class WritingSource:
 
 def _check_pin(reader: Reader, location: Location, expected: Expected) -> None:
     """Close it and raise Changed if it is not the expected one."""
-    if (reader.size, reader.pin.validator) == (expected.size, expected.validator):
+    same = not expected.evidence or reader.pin.validator == expected.validator
+    if same and reader.size == expected.size:
         return
     reader.close()
     why = f"it had {expected.size} bytes and has {reader.size} now"
@@ -168,7 +172,7 @@ def _check_head(reader: Reader, location: Location, judged: JudgedBytes) -> None
         raise
     if not same:
         reader.close()
-        raise Changed("serve", location, "its first bytes are not those that were looked at", "look at it again")
+        raise Changed("serve", location, _OTHER_BYTES, "look at it again")
 
 
 class _Sole(Reader):

@@ -249,9 +249,8 @@ class Guest:
             delay = min(delay * 2, RETRY_LONGEST)
             self._machinery.folder.remove(step.socket)
             try:
-                helper = await start.start_helper(
-                    start.in_its_place(step), self.order.credentials, self._machinery.folder
-                )
+                credentials = self.order.credentials_for(step.location)
+                helper = await start.start_helper(start.in_its_place(step), credentials, self._machinery.folder)
             except FarbootError as error:
                 self.tell(self.info.state, error.why)
                 continue

@@ -21,6 +21,7 @@ from app.qemu.sessions.folders import Folder
 from app.qemu.sessions.serial import SerialLine
 from app.qemu.sessions.wire import error_from_json
 from app.qemu.steps import (
+    UNLOCKS,
     BootPlan,
     CheckUnchanged,
     CheckUnused,
@@ -35,13 +36,16 @@ from app.qemu.steps import (
     Step,
 )
 from probes.credentials import Credentials, Secret
-from probes.errors import Changed, Denied, FarbootError, NotFound, Refused, TimedOut, Unsupported
+from probes.errors import Changed, Denied, FarbootError, Locked, NotFound, Refused, TimedOut, Unsupported
 from probes.location import Location
 
 OPEN_DEADLINE = 60.0
 """Seconds that QEMU, or a helper, may take to open everything."""
 _OVERLAY_DEADLINE = 30.0
+_REASON_DEADLINE = 10.0
 _POLL = 0.02
+
+_DOES_NOT_UNLOCK = "Invalid password"  # QEMU's crypto/block-luks.c
 
 Helper: TypeAlias = StartBridge | StartAgent
 """What runs beside QEMU and serves it on a Unix socket."""
@@ -54,6 +58,10 @@ class Order:
     plan: BootPlan
     secrets: Mapping[str, Secret]
     credentials: Credentials
+
+    def credentials_for(self, location: Location) -> Credentials:
+        """The credentials for an image of the chain: a signed query is for the booted one alone."""
+        return self.credentials if location == self.plan.location else replace(self.credentials, query=None)
 
 
 @dataclass
@@ -110,19 +118,23 @@ async def _carry_out(step: Step, order: Order, machinery: Machinery, checking: C
             folder.make_way(step.path)
             folder.create(step.path, secret.encode("utf-8", "surrogateescape"))
         case StartBridge() | StartAgent():
-            machinery.helpers[step] = await start_helper(step, order.credentials, folder)
+            machinery.helpers[step] = await start_helper(step, order.credentials_for(step.location), folder)
         case FetchImage():
             return  # it lies here, or opening it says so
         case OpenFile():
             machinery.files[step.path] = _open(step)
         case StartQemu():
-            await _start_qemu(step, order.plan, machinery)
+            try:
+                await _start_qemu(step, order.plan, machinery)
+            except FarbootError as error:
+                await _see_whether_it_changed(order, error)
+                raise
             checking()
         case CheckUnchanged():
-            await _check(step, order.credentials, machinery)
+            await _check(step, order.credentials_for(step.location), machinery)
         case CheckUnused():
             own = os.path.basename(folder.path)
-            look = partial(look_for_others, step, order.credentials, own)
+            look = partial(look_for_others, step, order.credentials_for(step.location), own)
             await in_thread(look, CHECK_DEADLINE, step.location)
 
 
@@ -180,7 +192,7 @@ def in_its_place(step: Helper) -> Helper:
     """
     if not isinstance(step, StartBridge) or "--write" not in step.argv:
         return step
-    return replace(step, argv=tuple(word for word in step.argv if not word.startswith(("--validator=", "--head="))))
+    return replace(step, argv=tuple(word for word in step.argv if not word.startswith(("--validator=", "--evidence="))))
 
 
 async def start_helper(step: Helper, credentials: Credentials, folder: Folder) -> Child:
@@ -257,7 +269,8 @@ async def _start_qemu(step: StartQemu, plan: BootPlan, machinery: Machinery) -> 
             if isinstance(laid, LaySecret) or (isinstance(laid, CopyFile) and laid.secret):
                 folder.remove(laid.path)
     if machinery.monitor is None:
-        raise qemu_error(plan.location, qemu.words, await qemu.wait())
+        status = await qemu.wait()
+        raise wrong_passphrase(plan, qemu.words) or qemu_error(plan.location, qemu.words, status)
     qemu.take_also(machinery.monitor.pid)
     nodes = await machinery.monitor.execute("query-named-block-nodes", {"flat": True})
     assert isinstance(nodes, list)
@@ -279,7 +292,7 @@ async def _check(step: CheckUnchanged, credentials: Credentials, machinery: Mach
         size = qmp.node_size(step.node, machinery.nodes)
         if size != step.size:
             raise Changed("boot", step.location, f"QEMU sees {size} bytes where {step.size} were judged")
-    if not step.node or step.head or step.pin.validator:
+    if not step.node or step.evidence or step.pin.validator:
         await in_thread(partial(look_again, step, credentials), CHECK_DEADLINE, step.location)
     for path, descriptor in machinery.files.items():
         try:
@@ -288,6 +301,33 @@ async def _check(step: CheckUnchanged, credentials: Credentials, machinery: Mach
             same = False
         if not same:
             raise Changed("boot", step.location, f"{path} was replaced while it was opened")
+
+
+async def _see_whether_it_changed(order: Order, error: FarbootError) -> None:
+    """After QEMU could not open it: an image that is not what was judged is the better reason. Raises Changed."""
+    if isinstance(error, Changed | Denied):
+        return
+    for step in order.plan.steps:
+        if isinstance(step, CheckUnchanged) and step.node:
+            look = partial(look_again, step, order.credentials_for(step.location))
+            try:
+                await in_thread(look, _REASON_DEADLINE, step.location)
+            except Changed as changed:
+                raise changed from error
+            except FarbootError:  # which is no news
+                return
+
+
+def wrong_passphrase(plan: BootPlan, words: str) -> Locked | None:
+    """The error for an encrypted image that QEMU could not open with its passphrase, if that is what it says."""
+    said = next((line for line in words.splitlines() if _DOES_NOT_UNLOCK in line), None)
+    if said is None:
+        return None
+    laid = [step for step in plan.steps if isinstance(step, LaySecret) and step.field == UNLOCKS]
+    for step in laid:  # QEMU quotes the option, and that names the secret
+        if f'"{step.path}"' in said or len(laid) == 1:
+            return Locked("boot", step.location, "the passphrase is wrong", image=str(step.location))
+    return None
 
 
 def qemu_error(location: Location, words: str, status: int) -> FarbootError:

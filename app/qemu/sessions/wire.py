@@ -24,7 +24,8 @@ from app.qemu.steps import (
     StartBridge,
     StartQemu,
 )
-from probes.errors import Crashed, Denied, FarbootError, UnknownHostKey
+from probes.errors import Crashed, Denied, FarbootError, Locked, UnknownHostKey
+from probes.evidence import Evidence
 from probes.location import Location
 from probes.reader import Pin
 
@@ -33,8 +34,8 @@ T = TypeVar("T")
 _CLASSES: dict[str, type] = {
     kind.__name__: kind
     for kind in (
-        BootPlan, CheckUnchanged, CheckUnused, CopyFile, CreateOverlay, FetchImage, LaySecret, Location, OpenFile, Pin,
-        StartAgent, StartBridge, StartQemu,
+        BootPlan, CheckUnchanged, CheckUnused, CopyFile, CreateOverlay, FetchImage, Evidence, LaySecret, Location,
+        OpenFile, Pin, StartAgent, StartBridge, StartQemu,
     )
 }  # fmt: skip
 _CLASS = "="
@@ -123,6 +124,8 @@ def error_from_json(values: Mapping[str, object]) -> FarbootError:
     told = (texts["tried"], texts["on"], texts["why"], texts["hint"], texts["detail"])
     if kind is UnknownHostKey:
         return UnknownHostKey(*told, str(values.get("fingerprint", "")), str(values.get("key_type", "")))
+    if kind is Locked:
+        return Locked(*told, image=str(values.get("image", "")))
     wants = values.get("wants")
     if kind is Denied and isinstance(wants, list):
         return Denied(*told, wants=tuple(str(field) for field in wants))
@@ -136,6 +139,8 @@ def error_to_json(error: FarbootError) -> dict[str, object]:
         values["wants"] = list(error.wants)
     if isinstance(error, UnknownHostKey):
         values |= {"fingerprint": error.fingerprint, "key_type": error.key_type}
+    if isinstance(error, Locked):
+        values["image"] = error.image
     return values
 
 
