@@ -37,9 +37,9 @@ from probes.formats.zstd import Zstd
 from probes.image import Format, Hazard, Image, MapsGuest, Media, Verdict
 from probes.inside import PrefixReader, described
 from probes.mapping import CannotMap
-from probes.media.look import Findings, examine
+from probes.media.look import Findings, examine, first_spans
 from probes.reader import Reader
-from probes.recording import HEAD, OverBudget, RecordingReader
+from probes.recording import HEAD, TAIL, OverBudget, RecordingReader
 
 HEAD_FORMATS: tuple[Format, ...] = (
     Qcow2(), Qcow(), Qed(), Vmdk(), Vdi(), Vpc(), Vhdx(), Parallels(), Luks(), Bochs(), Cloop(),
@@ -55,6 +55,7 @@ TAIL_FORMATS: tuple[Format, ...] = (FixedVpc(), Dmg())
 """Formats that only the last bytes tell: the disk itself stands before them."""
 
 _ISO, _RAW = Iso(), Raw()
+_DISCS = ("ISO 9660", "UDF")
 
 
 def identify(reader: Reader, look_inside: bool = True) -> Image:
@@ -68,7 +69,7 @@ def identify(reader: Reader, look_inside: bool = True) -> Image:
     """
     recorder = reader if isinstance(reader, RecordingReader) else RecordingReader(reader)
     try:
-        form, image = _judge(recorder)
+        form, image = _judge(recorder, look_inside)
     except OverBudget as error:
         text = f"Telling what it is was given up: {error.why}. It may have been made to cost dearly."
         hazard = Hazard("too-costly", text, Verdict.REFUSE)
@@ -109,7 +110,7 @@ def with_media(image: Image, found: Findings) -> Image:
     )
 
 
-def _judge(reader: RecordingReader) -> tuple[Format | None, Image]:
+def _judge(reader: RecordingReader, look_inside: bool) -> tuple[Format | None, Image]:
     """Return the format and what it says, without the guest's disk; no format for what is none of QEMU's."""
     found: list[tuple[Format | None, Image]] = []
     for form in (*HEAD_FORMATS, *FOREIGN_FORMATS):
@@ -127,6 +128,8 @@ def _judge(reader: RecordingReader) -> tuple[Format | None, Image]:
         return None, _ambiguous([image for _, image in found])
     if found:
         return found[0]
+    if look_inside:  # most likely it is a disk: what tells its filesystems comes along with its end
+        reader.ahead([(max(reader.size - TAIL, 0), TAIL), *first_spans(reader)])
     for form in TAIL_FORMATS:
         image = form.probe(reader)
         if image is not None:
@@ -153,7 +156,7 @@ def _inside(reader: RecordingReader, form: Packed, image: Image) -> Inside | Non
         return None
     prefix = RecordingReader(PrefixReader(first, image.virtual_size))
     try:
-        found, inner = _judge(prefix)
+        found, inner = _judge(prefix, look_inside=False)
     except OverBudget:
         return None
     return described(with_media(inner, _look(prefix, found, inner)) if found is _RAW else inner)
@@ -164,11 +167,11 @@ def _is_guests_own(reader: RecordingReader, form: Format | None, image: Image) -
     if image.format != "qcow2" or big(reader.pread(20, 4), 0, 4) > 15:
         return False
     inside = _look(reader, form, image).media.filesystem
-    return inside is not None and inside.type == "iso9660"
+    return inside is not None and inside.type in {"iso9660", "udf"}
 
 
 def _ambiguous(found: list[Image]) -> Image:
-    names = " and ".join("ISO 9660" if "ISO 9660" in image.features else image.format for image in found)
+    names = " and ".join(next((one for one in _DISCS if one in image.features), image.format) for image in found)
     text = f"It is several formats at once ({names}): made to be taken for something else than it is."
     hazards = tuple(hazard for image in found for hazard in image.hazards)
     return replace(found[0], hazards=(Hazard("two-formats", text, Verdict.REFUSE), *hazards))
