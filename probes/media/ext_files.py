@@ -1,6 +1,7 @@
 """A file of an ext2, ext3 or ext4, by its path: for the few small ones that say what a disk is.
 
-Extents and direct blocks are followed, and symbolic links are not; directories that are indexed read as plain ones do.
+Extents and direct blocks are followed; their trees, indirect blocks and symbolic links are not. Directories that are
+indexed read as plain ones do.
 The layout is that of the kernel's Documentation/filesystems/ext4. What is damaged, odd or large is simply not found.
 """
 
@@ -20,7 +21,6 @@ _META_BG, _EXTENTS_64BIT, _ENCRYPT = 0x10, 0x80, 0x10000
 _EXTENTS, _INLINE, _ENCRYPTED = 0x80000, 0x10000000, 0x800
 _FOLDER, _FILE = 0x4000, 0x8000
 _ROOT = 2
-_MAX_SPANS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +97,16 @@ class ExtFiles:
         if len(inode) < 128 or flags & (_INLINE | _ENCRYPTED):
             return None
         runs = self._extents(inode[40:100]) if flags & _EXTENTS else self._direct(inode[40:88])
-        spans, expected = [], 0
-        for logical, physical, count in runs[:_MAX_SPANS]:
+        spans: list[tuple[int, int]] = []
+        expected = 0
+        for logical, physical, count in runs:
             if logical != expected or physical * self._block >= self._size:
                 break
-            spans.append((self._start + physical * self._block, count * self._block))
+            at, length = self._start + physical * self._block, count * self._block
+            if spans and sum(spans[-1]) == at:
+                spans[-1] = (spans[-1][0], spans[-1][1] + length)
+            else:
+                spans.append((at, length))
             expected += count
         size = little(inode, 4, 4)
         return _Node(little(inode, 0, 2) & 0xF000, size, _cut(spans, min(size, MAX_FOLDER)))
