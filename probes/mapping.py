@@ -41,6 +41,13 @@ class BlockMap(ABC):
         Raises CannotMap, and whatever reading the tables raises.
         """
 
+    def prepare(self, offsets: Iterable[int]) -> None:
+        """Have at hand, in few round trips, what `locate` will read of the tables for these of the guest's bytes.
+
+        Raises whatever reading raises. Whoever does not override it has tables that one read fetches.
+        """
+        del offsets
+
 
 class MappedReader(Reader):
     """The guest's disk in the image that `inner` reads, by its map; `pread` also raises CannotMap. Not for several
@@ -67,6 +74,8 @@ class MappedReader(Reader):
         """See `probes.reader.ahead`. A place that cannot be mapped says so when it is read."""
         own: list[tuple[int, int]] = []
         below: list[tuple[int, int]] = []
+        spans = [(offset, length) for offset, length in spans if 0 <= offset < self.size and length > 0]
+        self._blocks.prepare(at for offset, length in spans for at in (offset, min(offset + length, self.size) - 1))
         for offset, length in spans:
             try:
                 for at, span in self._spans(offset, length):

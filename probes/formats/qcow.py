@@ -142,6 +142,8 @@ def _judge(header: Header, file_size: int) -> list[Hazard]:
         wrong.append(f"an encryption method {header.encryption}")
     if header.backing_offset and header.backing_length > _MAX_NAME:
         wrong.append(f"a backing file's name of {header.backing_length} bytes")
+    elif header.backing_offset + header.backing_length > file_size and header.backing_offset:
+        wrong.append("the name of its backing file lies outside the image")
     hazards = [
         Hazard("qcow-invalid", f"Its qcow header makes no sense: {why}.", Verdict.REFUSE) for why in wrong
     ] or _tables(header, file_size)

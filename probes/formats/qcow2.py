@@ -15,11 +15,12 @@ from probes.formats.qcow2_header import Header, read_extensions
 from probes.formats.qcow2_tables import MAX_NAME, broken, judge_bitmaps, judge_extensions, judge_numbers
 from probes.image import Backing, Format, Hazard, Image, Verdict
 from probes.mapping import MappedReader
-from probes.reader import Reader
+from probes.reader import Reader, ahead
 from probes.text import clean
 
 _MAGIC = b"QFI\xfb"
 _AES, _LUKS = 1, 2
+_FIRST = 64 << 10  # bytes of a disk that are looked at first
 
 
 class Qcow2(Format):
@@ -62,7 +63,18 @@ class Qcow2(Format):
             extended=bool(header.incompatible & fields.EXTENDED_L2),
             zstd=bool(header.compression),
         )
+        ahead(reader, _first_places(header))
         return MappedReader(reader, ClusterMap(reader, place), backing)
+
+
+def _first_places(header: Header) -> list[tuple[int, int]]:
+    """Where QEMU puts the L1 table, the first L2 table and the start of the disk in an image that it converts: one after
+    the other. To follow them would take three round trips; where they lie elsewhere, the guess costs a few bytes.
+    """
+    cluster = 1 << header.cluster_bits
+    l2 = header.l1_offset + header.l1_entries * 8
+    l2 += -l2 % cluster
+    return [(header.l1_offset, 8), (l2, 8), (l2 + cluster, min(cluster, _FIRST))]
 
 
 def _backing(reader: Reader, header: Header, extensions: dict[int, bytes]) -> Backing | None:

@@ -4,12 +4,13 @@ For the few blocks that tell what the guest would find. Plain and packed cluster
 encryption and data files are not. The specification is QEMU's docs/interop/qcow2.rst.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from probes.fields import big
 from probes.formats.packing import Unpacked, inflate, unpack_zstd
 from probes.mapping import BlockMap, CannotMap, Span
-from probes.reader import Reader
+from probes.reader import Reader, ahead
 
 _OFFSET = 0x00FFFFFFFFFFFE00
 _COMPRESSED = 1 << 62
@@ -38,6 +39,7 @@ class ClusterMap(BlockMap):
         self.virtual_size = place.virtual_size
         self._inner = inner
         self._map = place
+        self._l2_bits = place.cluster_bits - (4 if place.extended else 3)
         self._unpacked = Unpacked()
 
     def locate(self, offset: int) -> Span:
@@ -45,15 +47,13 @@ class ClusterMap(BlockMap):
         within = offset & ((1 << bits) - 1)
         length = (1 << bits) - within
         index = offset >> bits
-        l2_bits = bits - (4 if self._map.extended else 3)
-        l1_index = index >> l2_bits
-        if l1_index >= self._map.l1_entries:
+        if not self._has_l1(index):
             raise CannotMap("beyond the L1 table")
-        table = self._number(self._map.l1_offset + l1_index * 8) & _OFFSET
+        table = self._number(self._l1_place(index)) & _OFFSET
         if not table:
             return Span(length, backing=True)
         self._check(table)
-        at = table + (index & ((1 << l2_bits) - 1)) * (16 if self._map.extended else 8)
+        at = self._l2_place(table, index)
         entry = self._number(at)
         if entry & _COMPRESSED:
             return Span(length, data=self._unpacked.get(entry, lambda: self._unpack(entry))[within:])
@@ -67,6 +67,22 @@ class ClusterMap(BlockMap):
         if not place:
             return Span(length, backing=True)
         return Span(length, at=place + within)
+
+    def prepare(self, offsets: Iterable[int]) -> None:
+        indexes = {offset >> self._map.cluster_bits for offset in offsets}
+        places = {index: self._l1_place(index) for index in indexes if self._has_l1(index)}
+        ahead(self._inner, [(place, 8) for place in places.values()])
+        tables = {index: big(self._inner.pread(place, 8), 0, 8) & _OFFSET for index, place in places.items()}
+        ahead(self._inner, [(self._l2_place(table, index), 8) for index, table in tables.items() if table])
+
+    def _has_l1(self, index: int) -> bool:
+        return index >> self._l2_bits < self._map.l1_entries
+
+    def _l1_place(self, index: int) -> int:
+        return self._map.l1_offset + (index >> self._l2_bits) * 8
+
+    def _l2_place(self, table: int, index: int) -> int:
+        return table + (index & ((1 << self._l2_bits) - 1)) * (16 if self._map.extended else 8)
 
     def _subcluster(self, place: int, within: int, bitmap: int) -> Span:
         """Return the rest of the subcluster at `within`: of the two halves of `bitmap`, the lower one says which are

@@ -78,7 +78,7 @@ def judge_bitmaps(reader: Reader, header: Header, extensions: Extensions) -> lis
     for _ in range(count):
         entry = directory[at : at + _ENTRY]
         length = _ENTRY + big(entry, 18, 2) + big(entry, 20, 4)
-        if at + length > size or not _is_bitmap(header, entry):
+        if at + length > size or not _is_bitmap(header, entry, reader.size):
             return [broken("its bitmaps' directory is damaged")]
         if not big(entry, 12, 4) & _IN_USE:
             memory += header.virtual_size >> entry[17] >> 3
@@ -133,18 +133,22 @@ def _tables(header: Header, file_size: int) -> list[Hazard]:
         ("snapshot table", header.snapshots_offset, header.snapshots * 40),
     ]
     for title, offset, length in tables:
-        if offset % cluster:
-            hazards.append(broken(f"its {title} does not start at a cluster"))
+        if offset % cluster or offset >> 63:
+            hazards.append(broken(f"its {title} starts at no cluster"))
         elif length and offset + length > file_size:
             text = f"It is cut short: its {title} would end at byte {offset + length}, and it has {file_size}."
             hazards.append(Hazard("qcow2-truncated", text, Verdict.REFUSE))
     return hazards
 
 
-def _is_bitmap(header: Header, entry: bytes) -> bool:
-    """Whether QEMU takes a directory's entry: see check_dir_entry in block/qcow2-bitmap.c."""
+def _is_bitmap(header: Header, entry: bytes, file_size: int) -> bool:
+    """Whether QEMU takes a directory's entry: see check_dir_entry and load_bitmap_data in block/qcow2-bitmap.c. It does
+    not load a bitmap in use.
+    """
     table, entries, flags, granularity = big(entry, 0, 8), big(entry, 8, 4), big(entry, 12, 4), entry[17]
     physical = entries << header.cluster_bits
+    bits = -(-header.virtual_size >> granularity)
+    needed = (bits + 63) // 64 * 8 + (1 << header.cluster_bits) - 1 >> header.cluster_bits  # clusters, for whole words
     return (
         table > 0
         and not _off_cluster(header, table)
@@ -154,7 +158,7 @@ def _is_bitmap(header: Header, entry: bytes) -> bool:
         and 9 <= granularity <= 31
         and 0 < big(entry, 18, 2) <= MAX_NAME
         and not big(entry, 20, 4)  # extra data that nobody knows
-        and (bool(flags & _IN_USE) or header.virtual_size <= physical * 8 << granularity)
+        and (bool(flags & _IN_USE) or (entries == needed and table + entries * 8 <= file_size))
     )
 
 

@@ -103,6 +103,7 @@ class TestRefuses:
             (L2_BITS, b"\xff"),
             (ENCRYPTION, b"\0\0\0\2"),
             (BACKING_OFFSET, b"\0\0\0\0\0\0\0\x40\0\0\x04\0"),
+            (BACKING_OFFSET, b"\x80\0\0\0\0\0\0\0\0\0\0\0"),
         ],
     )
     def test_headers_that_make_no_sense(self, plain: Path, offset: int, value: bytes) -> None:

@@ -148,7 +148,9 @@ class TestBitmaps:
         [
             (0, struct.pack(">Q", 0)),  # the table's place
             (0, struct.pack(">Q", 512)),
+            (0, struct.pack(">Q", 1 << 63)),
             (8, struct.pack(">I", 0)),  # its clusters
+            (8, struct.pack(">I", 2)),
             (8, struct.pack(">I", 0x7FFFFFF)),
             (12, struct.pack(">I", 8)),  # flags
             (16, b"\2"),  # type
@@ -188,6 +190,11 @@ class TestBitmaps:
 
 
 class TestHeaders:
+    def test_a_snapshot_table_at_no_place_is_refused_even_without_snapshots(self, tmp_path: Path) -> None:
+        path = set_field(qemu_img_create(tmp_path / "image"), images.SNAPSHOTS_OFFSET, 1 << 63)
+        refused(judge(path), "qcow2-invalid")
+        assert not opens(path)
+
     def test_a_data_file_said_to_be_raw_and_not_there_is_refused(self, tmp_path: Path) -> None:
         path = set_field(qemu_img_create(tmp_path / "image"), AUTOCLEAR, 2)
         refused(judge(path), "qcow2-invalid")

@@ -53,6 +53,10 @@ class TestLooksInside:
         with FileReader(path) as reader:
             image = identify(reader)
             assert reader.trips <= 12
+        with FileReader(path) as reader:
+            recorder = RecordingReader(reader)
+            identify(recorder)
+            assert recorder.trips <= 6
         assert image.media == judge(disk).media
         assert image.media.firmware == frozenset({Firmware.UEFI})
         assert [part.filesystem and part.filesystem.type for part in image.media.partitions] == ["vfat", "ext4"]
