@@ -75,17 +75,6 @@ def _starts(*marks: bytes) -> Callable[[bytes], bool]:
     return lambda head: head.startswith(marks)
 
 
-def _is_vmdk_text(head: bytes) -> bool:
-    """A VMDK descriptor as QEMU takes it: comments and blank lines, then `version=1` to `3`; or its usual title."""
-    if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(b"# disk descriptorfile"):
-        return True
-    for line in head.splitlines():
-        if line.startswith(b"#") or not line.strip(b" \t"):
-            continue
-        return line in {b"version=1", b"version=2", b"version=3"}
-    return False
-
-
 def _is_program(head: bytes) -> bool:
     """A PE file: Windows' and UEFI's programs. `MZ` alone could be code."""
     at = little(head, 60, 4)
@@ -165,11 +154,7 @@ def _tame(name: str, title: str, *marks: bytes, hint: str = "") -> Magic:
 
 
 MAGICS: tuple[Magic, ...] = (
-    # Disk formats of QEMU's
-    Magic("vmdk", "a VMDK descriptor (VMware; the data lie in other files)", _is_vmdk_text),
-    Magic("vdi", "a VDI image (VirtualBox)", lambda head: head[64:68] == b"\x7f\x10\xda\xbe"),
-    _disk("vmdk", "a VMDK image (VMware)", b"KDMV", b"COWD", b"\xbe\xba\xfe\xca\0\0\0\0"),
-    # Disk formats of others
+    # Disk formats of others than QEMU
     _disk("vma", "a Proxmox backup (VMA)", b"VMA\0", hint="Restore it with qmrestore, or use vma extract."),
     _disk("dmg", "an encrypted Apple disk image (DMG)", b"encrcdsa", hint="Decrypt it with hdiutil convert."),
     _disk("sparseimage", "an Apple sparse image", b"sprs", hint="Convert it with hdiutil."),
