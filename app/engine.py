@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
+from app.judged import Judged
 from app.keychain import Keychain
 from app.qemu.options import Host, Options
 from app.qemu.steps import UNLOCKS, BootPlan, Layer, LaySecret
@@ -136,6 +137,20 @@ class Engine:
 
         first, *backing = judge_chain(location, open_image)
         return Inspection(first.location, first.image, first.pin, first.evidence, tuple(backing))
+
+    def glance(self, location: Location, source: Source, known: Judged | None = None) -> Judged:
+        """Read so little of the image that only its format, size and verdict are known; nothing more, and return
+        `known`, if it is that very image still. Raises NotFetched where its storage gives images only whole.
+        """
+        from probes.identify import identify
+
+        with source.open(location) as reader:
+            if reader.is_whole:
+                why = "its storage cannot give a part of it"
+                raise NotFetched("look at", location, why, "it is read whole", size=reader.size)
+            if known is not None and known.pin.validator and known.pin == reader.pin:
+                return known
+            return Judged(identify(reader, look_inside=False), reader.pin)
 
     def prepare(
         self,

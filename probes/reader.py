@@ -37,6 +37,11 @@ class Reader(ABC):
         """What this reader reads: every `pread` is of this very content."""
         return self._pin
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of it was fetched to open it, because its storage cannot give a part."""
+        return False
+
     @abstractmethod
     def pread(self, offset: int, length: int) -> bytes:
         """Return exactly the `length` bytes at `offset`, fewer only where the image ends first.

@@ -61,6 +61,7 @@ class System:
     `isolated` systems run in a child process, for their library blocks without a bound, or holds the GIL.
     `abilities` are the protocols of `probes.source` that the class has beyond the contract. `read_only` systems are
     somebody's publications: nothing is ever written there. The servers of `unlisted` ones do not tell what they have.
+    Of `costly` ones only what a person rests on is read: each image takes a connection, a log-in, or a disk that wakes.
     """
 
     title: str
@@ -72,6 +73,7 @@ class System:
     abilities: tuple[type, ...] = ()
     read_only: bool = False
     unlisted: bool = False
+    costly: bool = False
 
 
 # Debian has 7 for 1.19 and 1.20; Fedora and its kin 8 for 1.18, 9 for 1.19, later ones for what follows.
@@ -85,6 +87,7 @@ SYSTEMS: tuple[System, ...] = (
         "probes.sources.host:DeviceSource",
         example="host_device:",
         abilities=(TellsUse,),
+        costly=True,
     ),
     System(
         "Web server",
@@ -143,6 +146,7 @@ SYSTEMS: tuple[System, ...] = (
         example="ftp://host/pub/",
         abilities=(Fetches,),
         read_only=True,
+        costly=True,
     ),
     System(
         "TFTP",
@@ -152,6 +156,7 @@ SYSTEMS: tuple[System, ...] = (
         abilities=(Fetches,),
         read_only=True,
         unlisted=True,
+        costly=True,
     ),
     System(
         "NBD",
@@ -160,6 +165,7 @@ SYSTEMS: tuple[System, ...] = (
         clients=(Client("libnbd", "libnbd0", "libnbd", sonames=("libnbd.so.0",)),),
         example="nbd://host/",
         abilities=(TellsUse, CanWrite),
+        costly=True,
     ),
     System(
         "GlusterFS",

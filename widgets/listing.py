@@ -1,6 +1,7 @@
 """What a place holds: one line an entry, of which there may be 100,000, arriving while one looks."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import ClassVar
 
 from rich.cells import cell_len
@@ -9,13 +10,13 @@ from rich.style import Style
 from textual.binding import Binding, BindingType
 
 from probes.entry import Entry, Kind
+from probes.image import Image, Verdict
 from probes.text import clean
 from probes.words import human_size, short_time
 from widgets.cells import cut, fit
+from widgets.columns import columns_in, disk_cell, form_cell
 from widgets.rows import Order, Row, Rows
 from widgets.rows_view import RowsView
-
-_SIZE_WIDTH = 10
 
 
 class Listing(RowsView):
@@ -25,7 +26,7 @@ class Listing(RowsView):
         Binding("enter,right,l", "choose", "Open", show=False),
         Binding("enter,right,l", "choose_image", "Snapshots", key_display="enter"),
     ]
-    COMPONENT_CLASSES: ClassVar[set[str]] = {"listing--container", "listing--image"}
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"listing--container", "listing--image", "listing--ask", "listing--refuse"}
 
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 Textual's own name for it
         super().__init__(id=id)
@@ -67,9 +68,16 @@ class Listing(RowsView):
         top = round(self.scroll_offset.y)
         return self.rows.visible[top : top + self.scrollable_content_region.height]
 
-    def row_changed(self, row: Row) -> None:
-        """A row's entry is another one now, of the same name."""
-        if self.rows.order is not Order.NAME:
+    @property
+    def following(self) -> list[Row]:
+        """The rows of the next page."""
+        height = self.scrollable_content_region.height
+        top = round(self.scroll_offset.y) + height
+        return self.rows.visible[top : top + height]
+
+    def know_more(self, resized: bool = False) -> None:
+        """There is more to show of some rows; `resized` says that sizes of entries are others now."""
+        if resized and self.rows.order is Order.SIZE:
             self._keeping_place(lambda: self.rows.sort(self.rows.order))
         self.refresh()
 
@@ -124,12 +132,12 @@ class Listing(RowsView):
         entry = row.entry
         faint = self.faint(base, selected)
         style = base if selected else self._kind_style(entry.kind, faint)
-        size_width = _SIZE_WIDTH if width >= 34 else 0
-        time_width = 18 if width >= 66 else 12 if width >= 48 else 0
-        if entry.size is None:  # a column that is empty has room for the name and the note
-            size_width = 0
-            time_width = time_width if entry.modified is not None else 0
-        room = width - size_width - time_width - 3
+        columns = columns_in(width)
+        if entry.kind is not Kind.IMAGE and row.image is None:  # it has no format, so its name has that room
+            columns = replace(columns, form=0, disk=0)
+            if entry.size is None:
+                columns = replace(columns, size=0, time=columns.time if entry.modified is not None else 0)
+        room = width - columns.total - 3
         suffix = "/" if entry.kind is Kind.CONTAINER else ""
         name = row.shown
         note = clean(entry.note)
@@ -145,10 +153,16 @@ class Listing(RowsView):
             segments.append(Segment(f"  {text}", faint))
             length += 2 + cell_len(text)
         segments.append(Segment(" " * (room - length), base))
-        if size_width:
-            segments.append(Segment(human_size(entry.size, entry.rounded).rjust(size_width), base))
-        if time_width:
-            segments.append(Segment(short_time(entry.modified, time_width - 2).rjust(time_width), faint))
+        if columns.form:
+            form_style = base if selected else self._form_style(row.image, faint)
+            segments.append(Segment(form_cell(row.image, columns.form), form_style))
+        size = human_size(entry.size, entry.rounded)
+        if columns.disk:
+            segments.append(Segment(disk_cell(row.image, size, columns.disk), base))
+        if columns.size:
+            segments.append(Segment(size.rjust(columns.size), base))
+        if columns.time:
+            segments.append(Segment(short_time(entry.modified, columns.time - 2).rjust(columns.time), faint))
         segments.append(Segment(" ", base))
         return segments
 
@@ -156,6 +170,11 @@ class Listing(RowsView):
         if kind is Kind.OTHER:
             return faint
         return self.get_component_rich_style(f"listing--{kind}")
+
+    def _form_style(self, image: Image | None, faint: Style) -> Style:
+        if image is None or image.verdict is Verdict.OK:
+            return faint
+        return self.get_component_rich_style(f"listing--{image.verdict}")
 
     def _marked(self, name: str, marked: tuple[int, int], style: Style) -> list[Segment]:
         start, end = marked

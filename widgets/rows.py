@@ -10,6 +10,7 @@ from operator import attrgetter
 from typing import Any
 
 from probes.entry import Entry, Kind
+from probes.image import Image
 from probes.text import clean
 from probes.words import natural
 from widgets.sorted_rows import Sorted
@@ -24,13 +25,17 @@ class Order(Enum):
 
 
 class Row:
-    """An entry, and what showing, finding and sorting it needs. A `leading` one stays with the containers, first."""
+    """An entry, and what showing, finding and sorting it needs. A `leading` one stays with the containers, first.
 
-    __slots__ = ("entry", "folded", "key", "rank", "shown", "stamp")
+    `image` is what it was found to be.
+    """
+
+    __slots__ = ("entry", "folded", "image", "key", "rank", "shown", "stamp")
 
     def __init__(self, entry: Entry, leading: bool = False) -> None:
         name = clean(entry.name)
         self.entry = entry
+        self.image: Image | None = None
         self.shown = name
         self.folded = name.casefold()
         self.rank = 0 if leading or entry.kind is Kind.CONTAINER else 1

@@ -44,6 +44,17 @@ class RowsView(ScrollView, can_focus=True):
         def control(self) -> "RowsView":
             return self.view
 
+    class Scrolled(Message):
+        """Other rows are seen."""
+
+        def __init__(self, view: "RowsView") -> None:
+            super().__init__()
+            self.view = view
+
+        @property
+        def control(self) -> "RowsView":
+            return self.view
+
     class Chosen(Message):
         """Somebody wants the row under the cursor: by Enter or a second click."""
 
@@ -111,6 +122,12 @@ class RowsView(ScrollView, can_focus=True):
         """Make row `top` the first one that is seen."""
         if top != round(self.scroll_offset.y):
             self.scroll_to(y=top, animate=False, force=True, immediate=True)
+
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        """Say so, whoever scrolled."""
+        super().watch_scroll_y(old_value, new_value)
+        if round(old_value) != round(new_value):
+            self.post_message(self.Scrolled(self))
 
     def render_line(self, y: int) -> Strip:
         width = self.scrollable_content_region.width

@@ -15,7 +15,7 @@ from app.screens.look import Look
 from app.screens.places import described, examples
 from app.screens.places_pane import PlacesPane
 from app.screens.pointing import Pointing
-from app.screens.sizes import Sizes
+from app.screens.probing import Probing
 from app.screens.visit import Visit
 from app.settings import Settings
 from probes.credentials import Credentials
@@ -60,8 +60,8 @@ class Browse(Pointing):
         self._visit = Visit(
             self, engine, lambda: self.listing, self._place_changed, self._listed, self._not_listed, memory.owners
         )
-        self._look = Look(self, engine, self._show_facts, self._denied_look, self.options_for)
-        self._sizes = Sizes(self, engine, lambda: self.listing)
+        self._probing = Probing(self, engine, lambda: self.listing)
+        self._look = Look(self, engine, self._show_facts, self._denied_look, self.options_for, self._probing)
         self._asked: Location | None = None
 
     def compose_room(self) -> ComposeResult:
@@ -87,7 +87,7 @@ class Browse(Pointing):
         """Let go of servers."""
         self._visit.forget()
         self._look.forget()
-        self._sizes.forget()
+        self._probing.forget()
 
     @property
     def settings(self) -> Settings:
@@ -111,6 +111,7 @@ class Browse(Pointing):
             self._engine.keychain.add(location, credentials)
             self._visit.forget()
             self._look.forget()
+            self._probing.forget(everything=True)
         self._pane.typed(location)
         self._asked = location
         self._pane.opened(location)
@@ -131,7 +132,6 @@ class Browse(Pointing):
 
     def _leave(self, certain: bool = True) -> None:
         self._asked = None if certain else self._asked
-        self._sizes.forget()
         self._show_listing()
 
     def _show_listing(self) -> None:
@@ -142,7 +142,7 @@ class Browse(Pointing):
         folder = self.folder
         if folder is not None:
             self.listing.conclude(folder.conclusion)
-            self._sizes.look()
+            self._probing.look()
         self.top_bar.show(str(folder.location) if folder else "", self._visit.state)
 
     def _listed(self, folder: Folder) -> None:
@@ -182,7 +182,9 @@ class Browse(Pointing):
 
     def _look_anew(self) -> None:
         self._look.forget()
+        self._probing.forget(everything=True)
         self._look.rest(self.listing.entry)
+        self._probing.look()
 
     @on(RowsView.Moved)
     def moved(self, event: RowsView.Moved) -> None:
@@ -192,8 +194,14 @@ class Browse(Pointing):
                 self._describe_place()
         elif self.folder is not None and not (self.folder.error and not self.listing.row):
             self._look.rest(self.listing.entry)
-            self._sizes.look()
+            self._probing.look()
         self.refresh_bindings()
+
+    @on(RowsView.Scrolled)
+    def scrolled(self, event: RowsView.Scrolled) -> None:
+        """Other rows of a pane are seen."""
+        if event.view is self.listing and self.folder is not None:
+            self._probing.look()
 
     def _describe_place(self) -> None:
         place = self.places.place
@@ -271,6 +279,8 @@ class Browse(Pointing):
     def on_resize(self, event: events.Resize) -> None:
         super().on_resize(event)
         self._fit_details()
+        if self.folder is not None:
+            self.call_after_refresh(self._probing.look)
 
     def _fit_details(self) -> None:
         """Below a narrow listing there is room for little more than what its row does not say."""
@@ -323,6 +333,7 @@ class Browse(Pointing):
             self._look.again()
         else:
             self._look.forget()
+            self._probing.forget()
             self._show_listing()
             self._visit.reload()
 
@@ -349,8 +360,9 @@ class Browse(Pointing):
 
     @property
     def image(self) -> Image | None:
-        facts = self.details.facts
-        return facts.image if facts.entry == self.listing.entry else None
+        shown, entry = self.details.facts, self.listing.entry
+        is_it = shown.entry is not None and entry is not None and shown.entry.location == entry.location
+        return shown.image if is_it else None
 
     def allows(self, action: str) -> bool:
         """Which keys do something now."""

@@ -12,6 +12,7 @@ from probes.source import Progress, Source
 
 if TYPE_CHECKING:
     from app.engine import Inspection, Prepared
+    from app.judged import Judged
     from app.keychain import Keychain
     from app.qemu.options import Host, Options
     from app.qemu.sessions.session import SessionInfo
@@ -36,6 +37,10 @@ class Engine(Protocol):
 
     def inspect(self, location: Location, source: Source | None = None, fetch: Progress | None = None) -> "Inspection":
         """Read a few kilobytes of the image and say what it is."""
+        ...
+
+    def glance(self, location: Location, source: Source, known: "Judged | None" = None) -> "Judged":
+        """Read so little of the image that only its format, size and verdict are known."""
         ...
 
     def prepare(

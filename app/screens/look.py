@@ -9,7 +9,9 @@ from textual.screen import Screen
 from textual.timer import Timer
 
 from app.background import Job, Lane, start
+from app.judged import Judged
 from app.screens.contract import Engine
+from app.screens.probing import Probing
 from probes.entry import Entry, Kind
 from probes.errors import Denied, FarbootError, NotFetched
 from probes.image import Image
@@ -30,7 +32,7 @@ class Look:
     """Shows what is under the cursor, as it becomes known; what is no longer under it is dropped.
 
     `show` gets the facts, `denied` is called beside it when a prompt could help. `options` are the choices for a boot,
-    as the key that boots would take them.
+    as the key that boots would take them. `probing` knows what rows are at a glance, and is told what is found.
     """
 
     def __init__(
@@ -40,12 +42,14 @@ class Look:
         show: Callable[[Facts], None],
         denied: Callable[[Denied], None],
         options: "Callable[[Location, Image], Options]",
+        probing: Probing,
     ) -> None:
         self._screen = screen
         self._engine = engine
         self._show = show
         self._denied = denied
         self._options = options
+        self._probing = probing
         self._lane = Lane(engine)
         self._job: Job | None = None
         self._timer: Timer | None = None
@@ -55,7 +59,7 @@ class Look:
 
     def rest(self, entry: Entry | None) -> None:
         """The cursor is on `entry` now."""
-        if entry is not None and entry == self._entry:
+        if entry is not None and self._entry is not None and entry.location == self._entry.location:
             return
         self._stop()
         self._entry = entry
@@ -64,7 +68,7 @@ class Look:
         elif entry.location in self._known:
             self._set(self._known[entry.location])
         elif entry.kind is Kind.IMAGE:
-            self._set(Facts(entry, busy="reading ..."))
+            self._set(self._at_first(entry))
             self._timer = self._screen.set_timer(REST, self.now)
         else:
             self._set(Facts(entry))
@@ -75,7 +79,7 @@ class Look:
         entry = self._entry
         if entry is None or entry.kind is Kind.CONTAINER:
             return
-        self._set(Facts(entry, busy="reading ..."))
+        self._set(self._at_first(entry))
         self._job = start(self._screen, lambda job: self._read(job, entry), self._failed)
 
     def again(self) -> None:
@@ -92,6 +96,10 @@ class Look:
         self._known.clear()
         self._entry = None
 
+    def _at_first(self, entry: Entry) -> Facts:
+        known = self._probing.known(entry)
+        return Facts(entry, image=known.image if known else None, busy="reading ...")
+
     def _stop(self) -> None:
         if self._timer is not None:
             self._timer.stop()
@@ -105,6 +113,7 @@ class Look:
     def _read(self, job: Job, entry: Entry) -> None:
         with self._lane.source(entry.location) as source:
             inspection = self._engine.inspect(entry.location, source)
+        job.tell(self._probing.learned, entry, Judged(inspection.image, inspection.pin))
         facts = Facts(entry, image=inspection.image, busy="working out the command ...")
         job.tell(self._set, facts)
         try:

@@ -251,6 +251,10 @@ class HttpReader(Reader):
         self._closed = False
         self._lock = threading.Lock()
 
+    @property
+    def is_whole(self) -> bool:
+        return not self.has_ranges
+
     def pread(self, offset: int, length: int) -> bytes:
         end = min(offset + length, self.size)
         with self._source.client.web.call("read", self.location, self._source.deadline) as call:

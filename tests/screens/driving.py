@@ -14,6 +14,7 @@ from app.memory import Memory
 from app.screens.browse import Browse
 from app.screens.contract import Engine, Guests
 from app.tui import FarbootApp
+from probes.entry import Kind
 from probes.known.root import Root
 from probes.location import Location
 
@@ -78,6 +79,14 @@ class Drive:
     async def until_seen(self, *texts: str, deadline: float = DEADLINE) -> None:
         """Wait until all these texts are on the screen."""
         await self.until(lambda: all(text in self.screen for text in texts), f"{texts}", deadline)
+
+    async def until_probed(self) -> None:
+        """Wait until it is known what the images are that are seen."""
+
+        def is_known() -> bool:
+            return all(row.image or row.entry.kind is not Kind.IMAGE for row in self.browse.listing.seen)
+
+        await self.until(is_known, "the formats")
 
     async def until_listed(self, *names: str) -> None:
         """Wait until the listing is complete, and holds these names."""

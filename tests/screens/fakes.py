@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 
 from app.engine import Inspection, Prepared
+from app.judged import Judged
 from app.keychain import Keychain
 from app.qemu.options import Host, Options
 from app.qemu.sessions.session import SessionInfo, SessionState
@@ -112,7 +113,12 @@ class FakeEngine:
         return _HOSTILE if "data-file" in location.name else _DEBIAN
 
     def inspect(self, location: Location, source: Source | None = None, fetch: Progress | None = None) -> Inspection:
-        return Inspection(location, self.image(location), Pin(1), NOT_JUDGED)
+        image = self.image(location)
+        return Inspection(location, image, Pin(image.file_size, "fake"), NOT_JUDGED)
+
+    def glance(self, location: Location, source: Source, known: Judged | None = None) -> Judged:
+        image = self.image(location)
+        return Judged(image, Pin(image.file_size, "fake"))
 
     def prepare(
         self,

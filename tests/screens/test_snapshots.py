@@ -83,6 +83,7 @@ def compare(
         drive = Drive(app, pilot)
         await drive.until_seen("2 guests")
         await steps(drive)
+        await drive.until_probed()
         for line in app.screen.query(Input):
             line.cursor_blink = False
         await pilot.wait_for_scheduled_animations()
