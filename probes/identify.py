@@ -51,7 +51,8 @@ FOREIGN_FORMATS: tuple[Format, ...] = (
 )  # fmt: skip
 """What holds images rather than being one, told by the first bytes as well. QEMU opens none of them."""
 
-TAIL_FORMATS: tuple[Format, ...] = (FixedVpc(), Dmg())
+_DMG = Dmg()
+TAIL_FORMATS: tuple[Format, ...] = (FixedVpc(), _DMG)
 """Formats that only the last bytes tell: the disk itself stands before them."""
 
 _ISO, _RAW = Iso(), Raw()
@@ -124,6 +125,10 @@ def _judge(reader: RecordingReader, look_inside: bool) -> tuple[Format | None, I
     if iso is not None and not (found and _is_guests_own(reader, *found[0])):
         found.append((_ISO, iso))
     found += [(None, image) for image in foreign]
+    if [image.format for _, image in found] in (["bzip2"], ["xz"]):  # as the first chunk of a DMG may be packed
+        disk = _DMG.probe(reader)
+        if disk is not None:
+            return _DMG, disk
     if len(found) > 1:
         return None, _ambiguous([image for _, image in found])
     if found:

@@ -68,8 +68,8 @@ class Qcow2(Format):
 
 
 def _first_places(header: Header) -> list[tuple[int, int]]:
-    """Where QEMU puts the L1 table, the first L2 table and the start of the disk in an image that it converts: one after
-    the other. To follow them would take three round trips; where they lie elsewhere, the guess costs a few bytes.
+    """Where QEMU puts the L1 table, the first L2 table and the start of the disk in an image that it converts: one
+    after the other. To follow them would take three round trips; where they lie elsewhere, the guess costs a few bytes.
     """
     cluster = 1 << header.cluster_bits
     l2 = header.l1_offset + header.l1_entries * 8

@@ -93,11 +93,14 @@ class TestAgreesWithQemu:
 
 
 class TestTells:
-    def test_that_bzip2_needs_a_module_and_looks_inside_all_the_same(self, disk: Path, data: bytes) -> None:
-        image = judge_bytes(dmg(data, kinds=(ZLIB, BZIP2)))
+    @pytest.mark.parametrize("kinds", [(BZIP2,), (ZLIB, BZIP2)])
+    def test_that_bzip2_needs_a_module_and_looks_inside_all_the_same(
+        self, disk: Path, data: bytes, kinds: tuple[int, ...]
+    ) -> None:
+        image = judge_bytes(dmg(data, kinds=kinds))  # which may begin as a file of bzip2's own does
         assert codes(image) == {"dmg-bzip2"}
         assert image.verdict is Verdict.OK
-        assert image.features[:2] == ("zlib compression", "bzip2 compression")
+        assert "bzip2 compression" in image.features
         assert image.media == judge(disk).media
 
     def test_that_lzfse_needs_one(self, data: bytes) -> None:
