@@ -134,7 +134,8 @@ def _with_labels(
     """Return `found` with the labels that take another read; without them where that would cost too much."""
     named = list(found)
     try:
-        boots = [_read(reader, volume, 0, 512) if one else b"" for volume, one in zip(volumes, found, strict=True)]
+        starts = [_read(reader, volume, 0, 512) if one else b"" for volume, one in zip(volumes, found, strict=True)]
+        boots = [start.ljust(512, b"\0") for start in starts]
         places = [one and label_place(one, boot) for one, boot in zip(found, boots, strict=True)]
         wanted = [(index, *place) for index, place in enumerate(places) if place and place[0] < volumes[index].size]
         ahead(reader, [(volumes[index].start + at, length) for index, at, length in wanted])
@@ -145,7 +146,7 @@ def _with_labels(
         for index, at, length in wanted:
             filesystem = named[index]
             assert filesystem is not None
-            label = label_in(filesystem, boots[index], _read(reader, volumes[index], at, length))
+            label = label_in(filesystem, _read(reader, volumes[index], at, length))
             named[index] = replace(filesystem, label=label or filesystem.label)
     except (CannotMap, OverBudget):
         pass

@@ -77,7 +77,7 @@ def hfs(data: bytes) -> Filesystem | None:
     """HFS; not one that only wraps an HFS+."""
     if data[1024:1026] != b"BD" or data[1148:1150] == b"H+" or big(data, 1044, 4) % 512 or not big(data, 1044, 4):
         return None
-    return Filesystem("hfs", text(data, 1061, min(data[1060], 27), "mac-roman"), _hfs_uuid(data[1140:1148]))
+    return Filesystem("hfs", text(data, 1061, min(little(data, 1060, 1), 27), "mac-roman"), _hfs_uuid(data[1140:1148]))
 
 
 def apfs(data: bytes) -> Filesystem | None:

@@ -12,6 +12,7 @@ ROOT = 4 << 10
 """Bytes of a root directory that are read: a label is among its first entries."""
 
 _RECORD = 1 << 10
+_STRIDE = 512
 _VOLUME_NAME, _END = 0x60, 0xFFFFFFFF
 
 
@@ -29,13 +30,13 @@ def label_place(filesystem: Filesystem, boot: bytes) -> tuple[int, int] | None:
     return None
 
 
-def label_in(filesystem: Filesystem, boot: bytes, data: bytes) -> str:
+def label_in(filesystem: Filesystem, data: bytes) -> str:
     """Return the label in `data`, which was read at `label_place`; not cleaned, empty if there is none."""
     if filesystem.type == "vfat":
         return _fat_label(data)
     if filesystem.type == "exfat":
         return _exfat_label(data)
-    return _ntfs_label(data, little(boot, 11, 2) or 512)
+    return _ntfs_label(data)
 
 
 def fat_root(boot: bytes) -> tuple[int, int] | None:
@@ -94,14 +95,16 @@ def _ntfs_volume(boot: bytes) -> tuple[int, int] | None:
     return little(boot, 48, 8) * cluster + 3 * record, record
 
 
-def _ntfs_label(record: bytes, sector: int) -> str:
-    """Return the name in the file record of $Volume, whose sectors' last words lie in its update sequence."""
+def _ntfs_label(record: bytes) -> str:
+    """Return the name in the file record of $Volume, in which the last word of every 512 bytes lies elsewhere."""
     if record[:4] != b"FILE":
         return ""
     patched = bytearray(record)
     words, count = little(record, 4, 2), little(record, 6, 2)
-    for index in range(1, min(count, len(record) // sector + 1)):
-        patched[index * sector - 2 : index * sector] = record[words + index * 2 : words + index * 2 + 2].ljust(2, b"\0")
+    for index in range(1, min(count, len(record) // _STRIDE + 1)):
+        patched[index * _STRIDE - 2 : index * _STRIDE] = record[words + index * 2 : words + index * 2 + 2].ljust(
+            2, b"\0"
+        )
     mended = bytes(patched)
     at = little(record, 20, 2)
     while at + 24 <= len(mended) and (kind := little(mended, at, 4)) != _END:
