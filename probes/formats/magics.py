@@ -1,7 +1,7 @@
-"""The marks of what Farboot does not open (yet): known, so that it is refused by name and never taken for raw.
+"""The marks of what neither QEMU nor Farboot opens: known, so that it is refused by name and never taken for raw.
 
-The names of disk formats are those of QEMU's drivers, and their marks are what QEMU itself looks for (block/*.c, the
-`bdrv_probe` functions); the others are named in plain words. A mark must be long, or be checked further (a firmware's
+They are disk images of other programs, and what is no image at all. The marks are those of libmagic and of the programs
+themselves. A mark must be long, or be checked further (a firmware's
 check sum, a PE's second signature): the boot sector of a raw disk is code, and may begin with any two bytes.
 """
 
@@ -24,7 +24,7 @@ _TEXT_BYTES = bytes([*b"\t\n\r\f\x1b", *range(0x20, 0x7F), *range(0x80, 0x100)])
 class Magic:
     """A kind of file that is recognised and refused.
 
-    `name` is QEMU's driver or a plain word; `title` completes "This is …"; `hint` is what to do; `code` is the
+    `name` is a plain word; `title` completes "This is …"; `hint` is what to do; `code` is the
     hazard's. `test` looks at the first 8 KiB, or for those that lie at the end at the last `TAIL` bytes.
     """
 
@@ -61,13 +61,10 @@ def is_tame(image: Image) -> bool:
 
 def _image(magic: Magic, size: int) -> Image:
     text = {
-        "format-unsupported": f"This is {magic.title}, which Farboot does not open yet.",
+        "format-unsupported": f"This is {magic.title}, which QEMU does not open.",
         "not-an-image": f"This is {magic.title}, not a disk image.",
     }[magic.code]
-    hint = magic.hint
-    if not hint and magic.code == "format-unsupported":
-        hint = f"If you trust it, convert a copy: qemu-img convert -f {magic.name} -O qcow2 FROM TO."
-    hazard = Hazard(magic.code, f"{text} {hint}".strip(), Verdict.REFUSE)
+    hazard = Hazard(magic.code, f"{text} {magic.hint}".strip(), Verdict.REFUSE)
     return Image(magic.name, 0, size, hazards=(hazard,))
 
 
@@ -145,7 +142,7 @@ def _is_text(head: bytes) -> bool:
     return True
 
 
-def _disk(name: str, title: str, *marks: bytes, hint: str = "") -> Magic:
+def _disk(name: str, title: str, *marks: bytes, hint: str) -> Magic:
     return Magic(name, title, _starts(*marks), hint=hint)
 
 
@@ -210,9 +207,9 @@ MAGICS: tuple[Magic, ...] = (
     _tame("zsync", "a zsync file: it tells how an image can be had", b"zsync: 0."),
     _tame(
         "git-lfs",
-        "a pointer of Git LFS, not the file itself",
+        "a pointer of Git LFS",
         b"version https://git-lfs.github.com/spec/v1\n",
-        hint="Fetch the file with git lfs pull.",
+        hint="The file itself comes with git lfs pull.",
     ),
     _tame("pgp", "a signature or a key (PGP)", b"-----BEGIN PGP "),
     Magic("checksums", "a list of check sums", _is_checksums, "not-an-image", "The image has another name."),

@@ -22,9 +22,6 @@ from probes.words import human_size
 UNPACKED = (2 << 20) + (128 << 10)
 """Bytes that are unpacked at most."""
 
-TAIL = 20 << 10
-"""Bytes at the file's end that are read for the sizes that stand there."""
-
 MAX_RATIO = 1000
 """Growth beyond which a person is warned: disks that were not empty stay far below it."""
 

@@ -8,8 +8,9 @@ import zlib
 from collections.abc import Iterator
 
 from probes.fields import little
-from probes.formats.packed import TAIL, UNPACKED, FullSize, Packed
+from probes.formats.packed import UNPACKED, FullSize, Packed
 from probes.reader import Reader
+from probes.recording import TAIL
 
 _MAX_STREAMS = 8
 _MAX_INDEX = 256 << 10

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from probes.fields import little
 from probes.formats.archives import Archive, Contents, Member, is_disk_name
-from probes.formats.packed import TAIL
 from probes.reader import Reader
+from probes.recording import TAIL
 
 _MAX_DIRECTORY = 256 << 10
 _ENCRYPTED, _UTF8 = 1, 1 << 11

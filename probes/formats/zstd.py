@@ -7,9 +7,9 @@ contrib/seekable_format/zstd_seekable_compression_format.md.
 import io
 
 from probes.fields import little
-from probes.formats.packed import TAIL, UNPACKED, FullSize, Packed
+from probes.formats.packed import UNPACKED, FullSize, Packed
 from probes.reader import Reader
-from probes.recording import HEAD
+from probes.recording import HEAD, TAIL
 
 _FRAME = b"\x28\xb5\x2f\xfd"
 _SEEKABLE = b"\xb1\xea\x92\x8f"

@@ -1,4 +1,4 @@
-"""What Farboot does not open is refused by its name: made by the real tools, or laid by hand where there are none."""
+"""What nobody here opens is refused by its name; and what looks like two formats at once, because it is both."""
 
 import io
 import struct
