@@ -209,7 +209,7 @@ def _add_boot(parser: argparse.ArgumentParser, started: bool) -> None:
         "--disk",
         choices=[wish.value for wish in DiskWish],
         default="auto",
-        help="the drive that the guest sees (default: virtio for disks, a CD drive for CDs)",
+        help="the drive that the guest sees (default: what the guest has drivers for; a CD drive for CDs)",
     )
     parser.add_argument(
         "--accept",

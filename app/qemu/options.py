@@ -29,9 +29,9 @@ class Network(StrEnum):
 class DiskWish(StrEnum):
     """The drive that the guest sees.
 
-    AUTO is virtio-blk for disks, a CD drive for CDs. SCSI is virtio-scsi with scsi-hd or scsi-cd, LSI the same on an
-    LSI 53C895A, SATA and IDE what old guests know. SCSI_GENERIC passes the guest's SCSI commands to a LUN as they are:
-    for writing boots only.
+    AUTO is what the guest knows: virtio-blk, or SATA or IDE for those that do not; a CD drive for CDs. SCSI is
+    virtio-scsi with scsi-hd or scsi-cd, LSI the same on an LSI 53C895A, SATA and IDE what old guests know. SCSI_GENERIC
+    passes the guest's SCSI commands to a LUN as they are: for writing boots only.
     """
 
     AUTO = "auto"

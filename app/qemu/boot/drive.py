@@ -6,6 +6,7 @@ image as the whole command. It is withheld where it would be less: and where it 
 
 from collections.abc import Mapping, Sequence
 
+from app.qemu.boot.drives import wished_disk
 from app.qemu.boot.graph import TAKE_BACKING, options
 from app.qemu.boot.urls import URLS
 from app.qemu.boot.writing import is_cd
@@ -22,7 +23,7 @@ _TUNING = frozenset({
 })  # fmt: skip
 _BESIDE = frozenset({"initiator-name"})
 """Options that a URL has no room for, and `-drive` has (`file.initiator-name=`)."""
-_INTERFACES = {DiskWish.AUTO: "virtio", DiskWish.VIRTIO: "virtio", DiskWish.SATA: "ide", DiskWish.IDE: "ide"}
+_INTERFACES = {DiskWish.VIRTIO: "virtio", DiskWish.SATA: "ide", DiskWish.IDE: "ide"}
 
 
 def short_drive(chain: Sequence[Layer], wished: Options) -> tuple[str, str]:
@@ -50,10 +51,11 @@ def short_drive(chain: Sequence[Layer], wished: Options) -> tuple[str, str]:
         values.append("backing=")
     if is_cd(layer) and wished.disk in {DiskWish.AUTO, DiskWish.SATA, DiskWish.IDE}:
         return ",".join([*values, "media=cdrom", "readonly=on"]), ""
-    if wished.disk not in _INTERFACES:
-        return "", f"a drive of the kind {wished.disk.value} takes a -device beside the -drive"
+    disk = wished_disk(layer, wished)
+    if disk not in _INTERFACES:
+        return "", f"a drive of the kind {disk.value} takes a -device beside the -drive"
     kept = [] if wished.mode is Mode.WRITE else ["snapshot=on"]
-    return ",".join([*values, *kept, f"if={_INTERFACES[wished.disk]}"]), ""
+    return ",".join([*values, *kept, f"if={_INTERFACES[disk]}"]), ""
 
 
 def _first_hazard(layer: Layer) -> str:

@@ -1,6 +1,6 @@
 """The drive that the guest sees: from a node of the block graph to a board and `-device` arguments, or why not.
 
-    auto            disk: virtio-blk        CD: ide-cd, and a LUN that is a CD: scsi-cd
+    auto            disk: what its guest knows (app.qemu.boot.defaults)     CD: ide-cd, and a LUN that is a CD: scsi-cd
     virtio          virtio-blk
     scsi            virtio-scsi + scsi-hd or scsi-cd
     lsi             the same on an LSI 53C895A, which old guests know
@@ -15,6 +15,7 @@ A guest finds its disk under the name that its drivers give it: /dev/vda, /dev/s
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from app.qemu.boot.defaults import defaults_for
 from app.qemu.boot.writing import is_cd
 from app.qemu.options import DiskWish, Options
 from app.qemu.steps import Layer
@@ -46,9 +47,7 @@ class Drive:
 def drive_for(boot: Layer, options: Options) -> Drive:
     """Return the drive of the image that is booted; `drive_refusals` has found nothing against it."""
     cd = is_cd(boot)
-    wish = options.disk
-    if wish is DiskWish.AUTO:
-        wish = (DiskWish.SCSI if boot.attachment.cd else DiskWish.SATA) if cd else DiskWish.VIRTIO
+    wish = wished_disk(boot, options)
     if wish is DiskWish.VIRTIO:
         return Drive("q35", (f"virtio-blk-pci,drive={{node}},bootindex=0{_WAITS}",))
     if controller := _CONTROLLERS.get(wish):
@@ -61,6 +60,15 @@ def drive_for(boot: Layer, options: Options) -> Drive:
     kind, waits = ("ide-cd", "") if cd else ("ide-hd", _WAITS)
     board = "pc" if wish is DiskWish.IDE else "q35"
     return Drive(board, (f"{kind},bus=ide.0,drive={{node}},bootindex=0{waits}",))
+
+
+def wished_disk(boot: Layer, options: Options) -> DiskWish:
+    """Return the kind of drive that the person chose, or what suits the image; never AUTO."""
+    if options.disk is not DiskWish.AUTO:
+        return options.disk
+    if is_cd(boot):
+        return DiskWish.SCSI if boot.attachment.cd else DiskWish.SATA
+    return defaults_for(boot.image).disk
 
 
 def drive_refusals(boot: Layer, options: Options) -> Iterator[str]:

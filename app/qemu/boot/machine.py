@@ -21,7 +21,7 @@ _NAME_LENGTH = 60
 
 @dataclass(frozen=True)
 class Machine:
-    """What a guest gets, decided: `memory` in bytes, `uefi` None for BIOS."""
+    """What a guest gets, decided: `memory` in bytes, `uefi` None for BIOS, `clock` as `-rtc base=` takes it."""
 
     name: str
     memory: int
@@ -29,6 +29,8 @@ class Machine:
     network: Network
     drive: Drive
     uefi: Pflash | None = None
+    card: str = "virtio-net-pci"
+    clock: str = "utc"
 
 
 def qemu_argv(machine: Machine, graph: Graph, host: Host) -> tuple[str, ...]:
@@ -37,7 +39,8 @@ def qemu_argv(machine: Machine, graph: Graph, host: Host) -> tuple[str, ...]:
     if host.sandbox:
         argv += SANDBOX
     argv += ["-machine", _board(machine), "-accel", host.accelerator, "-cpu", cpu_model(host.accelerator)]
-    argv += ["-smp", str(machine.cpus), "-m", f"{machine.memory >> 20}M", "-rtc", "base=utc", "-boot", "strict=on"]
+    argv += ["-smp", str(machine.cpus), "-m", f"{machine.memory >> 20}M"]
+    argv += ["-rtc", f"base={machine.clock}", "-boot", "strict=on"]
     for value in graph.objects:
         argv += ["-object", value]
     for descriptor in graph.descriptors:
@@ -47,7 +50,7 @@ def qemu_argv(machine: Machine, graph: Graph, host: Host) -> tuple[str, ...]:
     for device in (*machine.drive.devices, "VGA", "qemu-xhci", "usb-tablet"):
         argv += ["-device", device.replace("{node}", graph.top)]
     argv += ["-object", "rng-builtin,id=rng0", "-device", "virtio-rng-pci,rng=rng0"]
-    argv += _network(machine.network)
+    argv += _network(machine)
     # The serial line is QEMU's own input and output: a terminal under a script, pipes under the supervisor.
     argv += ["-chardev", "stdio,id=serial0", "-serial", "chardev:serial0"]
     argv += ["-qmp", "unix:qmp.sock,server=on,wait=off", "-vnc", "unix:vnc.sock"]
@@ -78,9 +81,9 @@ def _firmware_nodes(uefi: Pflash | None) -> tuple[Node, ...]:
     )
 
 
-def _network(network: Network) -> list[str]:
-    if network is Network.NONE:
+def _network(machine: Machine) -> list[str]:
+    if machine.network is Network.NONE:
         return []
     # restrict=on is about IPv4 in some versions of slirp.
-    backend = "user,id=net0,restrict=on,ipv6=off" if network is Network.RESTRICTED else "user,id=net0"
-    return ["-netdev", backend, "-device", "virtio-net-pci,netdev=net0,romfile="]
+    backend = "user,id=net0,restrict=on,ipv6=off" if machine.network is Network.RESTRICTED else "user,id=net0"
+    return ["-netdev", backend, "-device", f"{machine.card},netdev=net0,romfile="]

@@ -7,21 +7,18 @@ import json
 from collections.abc import Iterator, Sequence
 
 from app.qemu.boot.confine import confinement
+from app.qemu.boot.defaults import LEAST_MEMORY, default_notes, defaults_for, firmware_for
 from app.qemu.boot.drive import short_drive
 from app.qemu.boot.drives import drive_for, drive_notes, drive_refusals
 from app.qemu.boot.graph import AGENT, DESCRIPTORS, TAKE_BACKING, build_graph
 from app.qemu.boot.machine import Machine, qemu_argv
-from app.qemu.boot.writing import snapshot_notes, snapshot_refusals, write_notes, write_refusals
+from app.qemu.boot.writing import is_cd, snapshot_notes, snapshot_refusals, write_notes, write_refusals
 from app.qemu.host.firmware import REMEDY as UEFI_REMEDY
 from app.qemu.options import FirmwareWish, Host, Network, Options
 from app.qemu.steps import BootPlan, CopyFile, Layer, StartQemu, Step
 from probes.attachment import Mode, Node, Route
 from probes.image import Firmware, Verdict
 from probes.text import clean
-
-DEFAULT_MEMORY = 2 << 30
-LEAST_MEMORY = 256 << 20
-"""Bytes; below them a guest of today does not boot, so the default never goes there."""
 
 DEFAULT_CPUS = 2
 
@@ -66,7 +63,8 @@ def plan(chain: Sequence[Layer], options: Options, host: Host) -> BootPlan:
 
 
 def _machine(boot: Layer, options: Options, host: Host) -> Machine:
-    default = min(DEFAULT_MEMORY, host.memory // 2)
+    suited = defaults_for(boot.image)
+    default = min(suited.memory, host.memory // 2)
     own = boot.attachment.trusted
     return Machine(
         name=boot.attachment.location.title,
@@ -75,12 +73,14 @@ def _machine(boot: Layer, options: Options, host: Host) -> Machine:
         network=options.network or (Network.USER if own else Network.RESTRICTED),
         drive=drive_for(boot, options),
         uefi=host.uefi if _wants_uefi(boot, options) else None,
+        card=suited.card,
+        clock=suited.clock,
     )
 
 
 def _wants_uefi(boot: Layer, options: Options) -> bool:
     if options.firmware is FirmwareWish.AUTO:
-        return boot.image.media.firmware == frozenset({Firmware.UEFI})
+        return firmware_for(boot.image) is Firmware.UEFI
     return options.firmware is FirmwareWish.UEFI
 
 
@@ -172,6 +172,7 @@ def _notes(chain: Sequence[Layer], machine: Machine, options: Options, host: Hos
             "nothing bootable was found in the image"
         )  # fmt: skip
         yield f"{found}: it is started by BIOS (--firmware uefi for the other)"
+    yield from default_notes(boot.image, options, is_cd(boot), machine.network is not Network.NONE)
     yield from drive_notes(machine.drive, machine.uefi is not None)
     if machine.network is Network.RESTRICTED and options.network is None:
         yield "the guest reaches no network, for its image is not from your own storage (--network user gives it one)"

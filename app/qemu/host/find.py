@@ -22,11 +22,12 @@ from probes.attachment import QemuFacts, RouteWish
 
 BWRAP_REMEDY = "apt install bubblewrap or dnf install bubblewrap"
 
-# Programs and libraries; the linker's cache; name resolution; certificates (never /etc/ssl/private).
+# Programs and libraries; the linker's cache; name resolution; the time zone; certificates (never /etc/ssl/private).
 READS = (
     "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store", "/gnu/store",
     "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives",
     "/etc/resolv.conf", "/etc/hosts", "/etc/host.conf", "/etc/nsswitch.conf", "/etc/gai.conf", "/etc/services",
+    "/etc/localtime",
     "/etc/ssl/certs", "/etc/ssl/openssl.cnf", "/etc/ca-certificates", "/etc/crypto-policies",
     "/etc/pki/tls/certs", "/etc/pki/tls/openssl.cnf", "/etc/pki/ca-trust", "/etc/gnutls",
 )  # fmt: skip
