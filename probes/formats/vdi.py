@@ -8,7 +8,7 @@ blocks were written.
 import struct
 from dataclasses import dataclass
 
-from probes.fields import little, guid_text
+from probes.fields import guid_text, little
 from probes.image import Format, Hazard, Image, Verdict
 from probes.mapping import BlockMap, CannotMap, MappedReader, Span
 from probes.reader import Reader

@@ -84,7 +84,7 @@ def _hosted(reader: Reader, first: Header) -> Image:
         hazards = [_truncated("it is a stream, and the footer that must end it is not there")]
         return Image(Vmdk.name, first.virtual_size, reader.size, _backing(descriptor), hazards=tuple(hazards))
     hazards = _invalid(header) or _directories(header, reader.size) or _tables(reader, header)
-    hazards += _text(first, descriptor)
+    hazards = hazards or _text(first, descriptor)
     if all(hazard.verdict is not Verdict.REFUSE for hazard in hazards):
         hazards += _told(header)
     return Image(

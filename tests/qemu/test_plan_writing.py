@@ -110,6 +110,7 @@ def test_an_image_that_qemu_touches_as_it_opens_it_is_compared_and_others_looked
         (own(image("dmg")), "QEMU only reads the format dmg"),
         (own(image("bochs")), "QEMU only reads the format bochs"),
         (own(replace(image("vmdk"), features=("streamOptimized",))), "stream-optimized"),
+        (own(replace(image("vmdk"), features=("sparse", "version 3"))), "VMDKs of version 3"),
         (by_bridge(own(image("qcow2"))), "over Farboot's bridge nothing can grow"),
         (own(image("qcow2", hazards=(Hazard("corrupt", "It is corrupt.", Verdict.OK),))), "marked as corrupt"),
     ],

@@ -43,6 +43,8 @@ def write_refusals(layer: Layer) -> Iterator[str]:
         yield f"QEMU only reads the format {image.format} (a snapshot boot works)"
     elif image.format == "vmdk" and any("stream" in feature.lower() for feature in image.features):
         yield "QEMU only reads stream-optimized VMDKs (a snapshot boot works)"
+    elif image.format == "vmdk" and "version 3" in image.features:
+        yield "QEMU only reads VMDKs of version 3 (a snapshot boot works)"
     elif attachment.route is Route.BRIDGE and image.format not in _FIXED:
         yield (
             f"a {image.format} grows when it is written, and over Farboot's bridge nothing can grow"
