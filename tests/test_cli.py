@@ -93,7 +93,8 @@ def test_the_plain_listing_can_be_pasted_into_a_shell_and_acts_on_no_terminal(fa
 def test_inspect_says_what_an_image_is(farboot: Farboot, folder: Path) -> None:
     told = json.loads(farboot("inspect", str(folder / "guest.qcow2"), "--json").stdout)
     assert set(told) >= {
-        "location", "format", "virtual_size", "file_size", "backing", "media", "features", "hazards", "verdict",
+        "location", "format", "virtual_size", "file_size", "backing", "chain", "media", "features", "hazards",
+        "verdict", "needs_passphrase",
     }  # fmt: skip
     assert (told["format"], told["verdict"], told["backing"]) == ("qcow2", "ok", None)
     assert told["virtual_size"] == (folder / "guest.img").stat().st_size

@@ -65,6 +65,16 @@ def inspection_json(inspection: Inspection) -> dict[str, object]:
         "virtual_size": image.virtual_size,
         "file_size": image.file_size,
         "backing": {"name": image.backing.name, "format": image.backing.format} if image.backing else None,
+        "chain": [
+            {
+                "location": str(link.location),
+                "format": link.image.format,
+                "virtual_size": link.image.virtual_size,
+                "file_size": link.image.file_size,
+            }
+            for link in inspection.backing
+        ],
+        "needs_passphrase": image.needs_passphrase,
         "media": _media_json(image),
         "features": list(image.features),
         "hazards": [{"code": h.code, "text": h.text, "verdict": str(h.verdict)} for h in image.hazards],
@@ -83,6 +93,9 @@ def described(inspection: Inspection) -> list[str]:
     ]
     if image.backing:
         rows.append(("backing file", clean(image.backing.name)))
+    for link in inspection.backing:
+        words = ", ".join((link.image.format, *link.image.features))
+        rows.append(("opened as well", clean(f"{link.location} ({words}, {human_size(link.image.virtual_size)})")))
     if image.media.summary:
         rows.append(("media", clean(image.media.summary)))
     for part in image.media.partitions:
@@ -91,8 +104,9 @@ def described(inspection: Inspection) -> list[str]:
             (f"partition {part.number}", clean(f"{human_size(part.size)}, {part.type} {part.name}{held}".strip()))
         )
     rows += [(f"{hazard.verdict}", hazard.text) for hazard in image.hazards]
-    rows.append(("verdict", {0: "ok: it can be booted", 1: "ask", 2: "refused"}[int(image.verdict)]))
-    return [f"{label + ':':14} {text}" for label, text in rows]
+    rows.append(("verdict", {0: "ok: it can be booted", 1: "ask: it boots after a yes", 2: "refused"}[int(image.verdict)]))
+    width = max(len(label) for label, _ in rows) + 1
+    return [f"{label + ':':{width}} {text}" for label, text in rows]
 
 
 def _list(engine: Engine, location: Location) -> list[Entry]:
