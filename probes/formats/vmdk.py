@@ -116,7 +116,8 @@ def _backing(descriptor: Descriptor) -> Backing | None:
 
 
 def _outside(descriptor: Descriptor) -> Hazard:
-    names = f" ({descriptor.files})" if descriptor.files else ""
+    files = descriptor.files
+    names = f" ({files})" if files else ""
     why = f"Its data lie in other files{names}: QEMU would open those, wherever they are. {_HOW}"
     return Hazard("vmdk-external-extent", why, Verdict.REFUSE)
 
