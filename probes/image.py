@@ -149,7 +149,8 @@ class Image:
     """What an image is. Sizes in bytes; `features` are short words for a person ("version 3", "compressed").
 
     `needs_passphrase` says that QEMU's format driver wants one. `backing` is what the image names, whether or not that
-    may be followed: the hazards say.
+    may be followed: the hazards say. `newer_size` is the virtual size that QEMU 10 reads, where it is another one than
+    those before it read.
     """
 
     format: str
@@ -160,6 +161,11 @@ class Image:
     features: tuple[str, ...] = ()
     hazards: tuple[Hazard, ...] = ()
     needs_passphrase: bool = False
+    newer_size: int | None = None
+
+    def size_in(self, qemu: tuple[int, ...]) -> int:
+        """Return the size of the guest's disk in bytes, as that version of QEMU reads it."""
+        return self.newer_size if self.newer_size is not None and qemu >= (10,) else self.virtual_size
 
     @property
     def verdict(self) -> Verdict:

@@ -84,6 +84,11 @@ class Footer:
             return self.size_field // _SECTOR * _SECTOR
         return self.geometry
 
+    @property
+    def newer_size(self) -> int:
+        """The same as QEMU 10 has it."""
+        return self.virtual_size if self.creator in _BY_GEOMETRY else self.size_field // _SECTOR * _SECTOR
+
 
 class Vpc(Format):
     """A dynamic VHD: its head is a copy of its footer."""
@@ -159,7 +164,9 @@ def _image(reader: Reader, footer: Footer, words: list[str], hazards: list[Hazar
         words.append(f"made by {_CREATORS[footer.creator]}")
     if all(hazard.verdict is not Verdict.REFUSE for hazard in hazards):
         hazards += _told(footer)
-    return Image(Vpc.name, footer.virtual_size, reader.size, features=tuple(words), hazards=tuple(hazards))
+    size, newer = footer.virtual_size, footer.newer_size
+    features, newer_size = tuple(words), None if newer == size else newer
+    return Image(Vpc.name, size, reader.size, features=features, hazards=tuple(hazards), newer_size=newer_size)
 
 
 def _broken(why: str) -> Hazard:
@@ -231,8 +238,8 @@ def _sizes(footer: Footer, held: int) -> list[Hazard]:
 def _told(footer: Footer) -> list[Hazard]:
     """Return what a person should know of a VHD that can be opened."""
     hazards = []
-    other = footer.size_field // _SECTOR * _SECTOR
-    if footer.creator not in _BY_FIELD | _BY_GEOMETRY and footer.virtual_size != other:
+    other = footer.newer_size
+    if footer.virtual_size != other:
         text = (
             f"Its size can be read in two ways: QEMU up to 9.2 shows the guest {footer.virtual_size} bytes, QEMU 10 "
             f"shows {other}. If the guest finds its disk cut off, convert a copy with the latter."

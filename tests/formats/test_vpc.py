@@ -126,6 +126,7 @@ class TestTells:
     def test_that_two_versions_of_qemu_read_two_sizes(self, dynamic: Path) -> None:
         image = judge(changed(dynamic, (CREATOR, b"wa\0\0"), (SIZE_FIELD, 64 * MiB)))
         assert codes(image) == {"vpc-size"}
+        assert image.size_in((10, 0, 2)) == 64 * MiB != image.size_in((9, 2, 4)) == image.virtual_size
         assert image.verdict is Verdict.OK
         assert str(64 * MiB) in image.hazards[0].text
         assert "made by Azure" in image.features

@@ -96,7 +96,7 @@ def build_graph(chain: Sequence[Layer], host: Host, mode: Mode = Mode.SNAPSHOT, 
     if not (writes or is_cd(chain[0])):
         top = OVERLAY
         nodes += _overlay_nodes()
-        steps.insert(0, _create_overlay(host.qemu_img, sectors(chain[0].image.virtual_size)))
+        steps.insert(0, _create_overlay(host.qemu_img, sectors(chain[0].image.size_in(host.facts.version))))
     before: list[Step] = [protocol.check("") for protocol in protocols if protocol.is_disturbed]
     if before:  # as QEMU opens it, it writes into it already
         before.append(CheckUnused(chain[0].attachment.location, 0))
@@ -148,6 +148,7 @@ class _Protocol:
     def __init__(self, layer: Layer, number: int, host: Host, writable: bool) -> None:
         self.layer = layer
         self.number = number
+        self.size = layer.image.size_in(host.facts.version)
         self.writable = writable
         self.steps: list[Step] = []
         self.objects: list[str] = []
@@ -199,7 +200,7 @@ class _Protocol:
         pin, node = attachment.pin, f"{level}{self.number}" if level else ""
         if level and self.is_disturbed:
             pin, evidence = Pin(pin.size), NOT_JUDGED
-        return CheckUnchanged(attachment.location, pin, evidence, node, sectors(self.layer.image.virtual_size))
+        return CheckUnchanged(attachment.location, pin, evidence, node, sectors(self.size))
 
     def open_files(self, free: list[int]) -> None:
         for file in self.layer.attachment.files:
