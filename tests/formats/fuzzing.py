@@ -9,7 +9,7 @@ import struct
 import tempfile
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hypothesis import HealthCheck, settings
@@ -65,7 +65,7 @@ class Kind:
     """
 
     name: str
-    fields: tuple[tuple[int, int], ...]
+    fields: tuple[tuple[int, int], ...] = field(repr=False)
     big: bool = False
     mend: Callable[[Reader], list[tuple[int, bytes]]] | None = None
 
@@ -76,11 +76,11 @@ def _each(start: int, stop: int, *widths: int) -> tuple[tuple[int, int], ...]:
 
 def _mend_vpc(reader: Reader) -> list[tuple[int, bytes]]:
     changes = []
-    for start, length, field in ((0, 512, 64), (reader.size - 512, 512, 64), (512, 1024, 36)):
+    for start, length, place in ((0, 512, 64), (reader.size - 512, 512, 64), (512, 1024, 36)):
         if start >= 0:
             data = bytearray(reader.pread(start, length))
-            data[field : field + 4] = bytes(4)
-            changes.append((start + field, struct.pack(">I", ~sum(data) & 0xFFFFFFFF)))
+            data[place : place + 4] = bytes(4)
+            changes.append((start + place, struct.pack(">I", ~sum(data) & 0xFFFFFFFF)))
     return changes
 
 
@@ -177,7 +177,7 @@ def seeds() -> dict[str, tuple[bytes, ...]]:
 CONVERSIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("qcow2", ()), ("qcow2", ("-c",)), ("qcow2", ("-c", "-o", "compression_type=zstd")),
     ("qcow2", ("-o", "extended_l2=on")), ("qcow2", ("-o", "cluster_size=512")), ("qcow2", ("-o", "compat=0.10")),
-    ("qcow", ()), ("qcow", ("-c",)), ("qed", ()), ("vmdk", ()), ("vmdk", ("-o", "subformat=streamOptimized")),
+    ("qcow", ()), ("qed", ()), ("vmdk", ()), ("vmdk", ("-o", "subformat=streamOptimized")),
     ("vdi", ()), ("vdi", ("-o", "static=on")), ("vpc", ()), ("vpc", ("-o", "subformat=fixed")), ("vhdx", ()),
     ("parallels", ()),
 )  # fmt: skip
