@@ -120,7 +120,10 @@ DIFFERENCES: tuple[Known, ...] = (
     ),
     _known("format, it refuses", "It takes version 1 for qcow2, of an unknown version.", "qcow(-(?!.*=aes)\\d.*)?"),
     _known("format", "The same; neither lets it pass.", "qcow-.*"),
-    _known("it refuses, size", "It lets no QED pass, and tells the file's size as the disk's.", "qed(-(?!.*(2M|table_size=1$))\\d.*)?"),
+    _known(
+        "it refuses, size", "It lets no QED pass, and tells the file's size as the disk's.",
+        "qed(-(?!.*(2M|table_size=1$))\\d.*)?",
+    ),
     _known("size", "The same; neither lets it pass.", "qed-backing-beside"),
     _known(
         "format",
