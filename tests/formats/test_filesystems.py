@@ -1,4 +1,16 @@
-"""Filesystems made by their own mkfs are what blkid says they are."""
+"""Filesystems made by their own mkfs are what blkid says they are: type, label and UUID.
+
+Where we differ, and why (here and in test_volumes_by_hand):
+
+- HFS+ has no label: it lies in the catalog, two reads away.
+- bcachefs is known; blkid knows it since util-linux 2.39.
+- A member of a raid whose superblock lies at the end (mdraid 0.90, 1.0) is looked for in partitions of the type Linux
+  RAID, and where nothing else is found; a filesystem at the start of any other volume is taken for what it is. blkid
+  reads every end.
+- Swap of pages larger than 8 KiB (some ARM and PowerPC) is not looked for.
+- VMFS is looked for in partitions of its type alone, and its volume's number (blkid's UUID_SUB) is not told.
+- What no PC boots from is not known at all: DDF and other firmware raids, bcache, DRBD, GFS2, VxFS, UBI and the like.
+"""
 
 from pathlib import Path
 

@@ -56,7 +56,12 @@ def blank(path: Path, size: int, *pieces: tuple[int, bytes]) -> Path:
 
 
 def test_a_raid_member_whose_superblock_lies_at_the_end_is_what_blkid_says(tmp_path: Path) -> None:
-    size = 8 * MiB
+    path = blank(tmp_path / "image", 8 * MiB, raid_at_the_end(8 * MiB))
+    assert ours(path) == blkid(path) == Filesystem("linux_raid_member", "host:md0", ID)
+
+
+def raid_at_the_end(size: int) -> tuple[int, bytes]:
+    """Where the superblock of an mdraid's metadata 1.0 lies in a volume of `size` bytes, and the superblock."""
     at = (size // 512 - 16) // 8 * 4096
     block = bytearray(256)
     block[:16] = struct.pack("<IIII", 0xA92B4EFC, 1, 0, 0)
@@ -65,8 +70,22 @@ def test_a_raid_member_whose_superblock_lies_at_the_end_is_what_blkid_says(tmp_p
     block[144:152] = struct.pack("<Q", at // 512)
     total = sum(struct.unpack("<64I", block))
     block[216:220] = struct.pack("<I", (total & 0xFFFFFFFF) + (total >> 32) & 0xFFFFFFFF)
-    path = blank(tmp_path / "image", size, (at, bytes(block)))
-    assert ours(path) == blkid(path) == Filesystem("linux_raid_member", "host:md0", ID)
+    return at, bytes(block)
+
+
+def test_a_raid_member_is_told_from_the_filesystem_in_it_by_its_partition_alone(tmp_path: Path) -> None:
+    size = 8 * MiB
+    run("mke2fs", "-q", "-t", "ext4", tmp_path / "image", "7M")
+    at, block = raid_at_the_end(size)
+    with (tmp_path / "image").open("r+b") as file:
+        file.truncate(size)
+        file.seek(at)
+        file.write(block)
+    assert blkid(tmp_path / "image").type == "linux_raid_member"
+    assert ours(tmp_path / "image").type == "ext4"  # where nobody reads the end for it
+    with FileReader(tmp_path / "image") as reader:
+        (found,) = find_filesystems(reader, [Volume(0, size, "Linux RAID")])
+    assert found == blkid(tmp_path / "image")
 
 
 def test_a_raid_member_of_the_oldest_kind_is_what_blkid_says(tmp_path: Path) -> None:
