@@ -4,7 +4,7 @@ import contextlib
 import errno
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 
 from probes.errors import Cancelled, TimedOut, Unreachable
 from probes.location import Location
@@ -45,13 +45,21 @@ class Export:
         self._closed = False
 
     @contextlib.contextmanager
-    def use(self, tried: str, location: Location, deadline: float, only: Context | None = None) -> Iterator[Context]:
-        """A connection for this thread alone, with `only` that very one; libnfs's errors become ours.
+    def use(
+        self,
+        tried: str,
+        location: Location,
+        deadline: float,
+        only: Context | None = None,
+        rather: Container[Context] = (),
+    ) -> Iterator[Context]:
+        """A connection for this thread alone, with `only` that very one, one of `rather` if one of them is idle;
+        libnfs's errors become ours.
 
-        Raises Unreachable where that one has broken meanwhile.
+        Raises Unreachable where `only` has broken meanwhile.
         """
         if only is None:
-            context = self._take(tried, location, deadline)
+            context = self._take(tried, location, deadline, rather)
         else:
             context = self._take_back(only, tried, location, deadline)
         keep = is_sound = True
@@ -84,8 +92,11 @@ class Export:
         for context, _ in idle:
             context.destroy()
 
-    def _take(self, tried: str, location: Location, deadline: float) -> Context:
-        """An idle connection, or a new one, or the first that another call gives back."""
+    def _take(self, tried: str, location: Location, deadline: float, rather: Container[Context]) -> Context:
+        """An idle connection, or a new one, or the first that another call gives back.
+
+        The one that was used last comes last: whoever has just opened a file over it will read by it.
+        """
         end = Deadline(deadline)
         with self._change:
             while not self._closed and not self._idle and len(self._busy) >= CONNECTIONS:
@@ -96,7 +107,8 @@ class Export:
             if self._closed:
                 raise Cancelled(tried, location, "it was closed")
             is_mounted = bool(self._idle)
-            context, since = self._idle.pop() if is_mounted else (self._make(), 0.0)
+            wanted = [index for index, (context, _) in enumerate(self._idle) if context in rather]
+            context, since = self._idle.pop(wanted[-1] if wanted else 0) if is_mounted else (self._make(), 0.0)
             self._busy.add(context)
         if is_mounted and context.is_connected and not (self._is_4 and time.monotonic() - since > _LEASE):
             for file in self._unwanted.pop(context, ()):

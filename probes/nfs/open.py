@@ -60,7 +60,7 @@ class OpenFile(Writer):
         self._insist_it_is_open(tried)
         if length <= 0:
             return b""
-        with self._export.use(tried, self._location, self._deadline) as context:
+        with self._export.use(tried, self._location, self._deadline, rather=self._files) as context:
             file = self._file(context, tried)
             data = file.pread(offset, length)
             self._look(file, tried)
@@ -74,7 +74,7 @@ class OpenFile(Writer):
         self._insist_it_is_open(tried)
         if offset < 0 or offset + len(data) > self.size:
             raise BadAnswer(tried, self._location, f"{len(data)} bytes at offset {offset} are not inside the image")
-        with self._export.use(tried, self._location, self._deadline) as context:
+        with self._export.use(tried, self._location, self._deadline, rather=self._files) as context:
             file = self._file(context, tried)
             self._written = True
             self._unflushed.add(context)

@@ -48,6 +48,9 @@ from probes.ssh.replies import Attributes, SftpError
 from probes.ssh.sftp import Sftp
 from probes.ssh.wire import Malformed, raw
 
+HEAD = 64 << 10
+"""Bytes read when an image is opened, and kept: what it takes to judge most images."""
+
 _UNSAFE = (
     "the server cannot be asked to write to its disk (its SFTP lacks fsync@openssh.com):"
     " should its host crash, what the guest wrote last may be lost"
@@ -93,7 +96,7 @@ class SshSource(Source):
             return replace(_entry(_folder(location, path).parent or location, name, attributes), location=location)
 
     def open(self, location: Location) -> "SshReader":
-        return self._open("open", location, write=False)
+        return self._open("open", location, write=False, head=HEAD)
 
     def open_for_writing(self, location: Location) -> "SshReader":
         """Open the image for reading and writing: see `probes.source.CanWrite`."""
@@ -101,8 +104,8 @@ class SshSource(Source):
 
     def attach(self, location: Location, qemu: QemuFacts, mode: Mode) -> Attachment:
         tried = "attach"
-        opening = self.open_for_writing if mode is Mode.WRITE else self.open
-        with opening(location) as reader, self._told(tried, location):
+        doing = "open for writing" if mode is Mode.WRITE else "open"
+        with self._open(doing, location, write=mode is Mode.WRITE) as reader, self._told(tried, location):
             pin, path = reader.pin, reader.path
             notes: tuple[str, ...] = (_UNSAFE,) if mode is Mode.WRITE and not reader.can_flush else ()
             whole = Attachment(location, Route.BRIDGE, pin, writable=True, trusted=True, notes=notes)
@@ -178,7 +181,7 @@ class SshSource(Source):
         with self._call(tried, location) as call:
             return self._host(location).sftp(call, for_lists)
 
-    def _open(self, tried: str, location: Location, write: bool) -> "SshReader":
+    def _open(self, tried: str, location: Location, write: bool, head: int = 0) -> "SshReader":
         with self._told(tried, location):
             sftp = self._sftp(location, tried, for_lists=False)
             path = _path(sftp, location)
@@ -189,13 +192,13 @@ class SshSource(Source):
                 hint = "block devices are read where they are, or served there by nbd"
                 raise NotAnImage(tried, location, "it is not a regular file", hint)
             handle = sftp.open(path, write)
-            attributes = sftp.stat_handle(handle)
+            attributes, first = sftp.begin(handle, head) if head else (sftp.stat_handle(handle), b"")
             if attributes.size is None:
                 sftp.close_handle(handle)
                 raise BadAnswer(tried, location, "the server does not tell its size")
             written = attributes.modified
             pin = Pin(attributes.size, "" if written is None else f"mtime:{written}")
-            return SshReader(self, sftp, location, path, handle, pin)
+            return SshReader(self, sftp, location, path, handle, pin, first)
 
     @contextlib.contextmanager
     def _told(self, tried: str, location: Location) -> Iterator[None]:
@@ -217,13 +220,16 @@ class SshSource(Source):
 class SshReader(Writer):
     """An open file on a host. Its pin is weak: size, and the time of the last change in whole seconds."""
 
-    def __init__(self, source: SshSource, sftp: Sftp, location: Location, path: bytes, handle: bytes, pin: Pin) -> None:
+    def __init__(
+        self, source: SshSource, sftp: Sftp, location: Location, path: bytes, handle: bytes, pin: Pin, head: bytes
+    ) -> None:
         self.path = path
         self._source = source
         self._sftp = sftp
         self._location = location
         self._handle = handle
         self._pin = pin
+        self._head = head
         self._closed = False
 
     def pread(self, offset: int, length: int) -> bytes:
@@ -231,6 +237,8 @@ class SshReader(Writer):
             length = min(length, self._pin.size - offset)
             if length <= 0:
                 return b""
+            if offset + length <= len(self._head):
+                return self._head[offset : offset + length]
             data = self._sftp.read(self._handle, offset, length)
             if len(data) != length:
                 raise Changed("read", self._location, f"it now ends at {offset + len(data)} bytes", "look at it again")

@@ -120,6 +120,19 @@ class Sftp(Session):
         """What an open file is."""
         return attributes_of(Packet(self._ask(FSTAT, string(handle), ATTRS)))
 
+    def begin(self, handle: bytes, length: int) -> tuple[Attributes, bytes]:
+        """What an open file is, and up to `length` of its first bytes, in one round trip."""
+        asked = Asked(self)
+        try:
+            asked.send([(FSTAT, string(handle))])
+            data = self.read(handle, 0, length)
+            _, kind, body = asked.next()
+        finally:
+            asked.forget()
+        if kind != ATTRS:
+            raise status_of(kind, body)
+        return attributes_of(Packet(body)), data
+
     def close_handle(self, handle: bytes) -> None:
         """Close it, without waiting for the server to say so."""
         self.tell(CLOSE, string(handle))

@@ -17,6 +17,7 @@ from probes.errors import (
 )
 from probes.location import Location
 from probes.nfs import open as nfs_open
+from probes.nfs.library import Context
 from probes.sources.nfs import NfsSource
 from tests.servers.faults import FaultyProxy
 from tests.servers.ganesha import MOUNTD, Ganesha, at, rows
@@ -57,6 +58,17 @@ class TestReading:
             file.write_bytes(content(300_000 if change == "written" else 300_001, seed=1))
             with pytest.raises(Changed):
                 reader.pread(8, 8)
+
+    def test_a_file_is_read_by_the_connection_over_which_it_was_opened(
+        self, image: tuple[Path, Location], nfs_source: NfsSource, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        _, place = image
+        with nfs_source.open(place) as first:
+            assert isinstance(first, nfs_open.OpenFile)
+            with first._export.use("hold", place, 5.0), nfs_source.open(place) as second:
+                monkeypatch.setattr(Context, "open", None)
+                assert second.pread(0, 4096) == content(300_000)[:4096]
+            assert first.pread(0, 4096) == content(300_000)[:4096]
 
     def test_a_connection_that_the_server_dropped_meanwhile_is_made_again(
         self, image: tuple[Path, Location], nfs_source: NfsSource, nfs_proxied: tuple[FaultyProxy, str]

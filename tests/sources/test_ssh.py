@@ -2,9 +2,10 @@
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,8 @@ from probes.errors import Cancelled, Changed, Denied, FarbootError, NotAnImage, 
 from probes.location import Location
 from probes.source import CanWrite
 from probes.sources.ssh import SshSource
+from probes.ssh.replies import FSTAT, OPEN, READ, STAT
+from probes.ssh.session import Session
 from tests.servers.faults import BlackHole, FaultyProxy
 from tests.servers.sshd import USER, Sshd, SshHome, start_sshd
 from tests.sources.contract import Faults, NetworkContract, SourceContract, Storage, content, odd_names
@@ -175,6 +178,36 @@ def test_a_file_cut_short_while_it_is_read_has_changed(source: SshSource, sshd: 
         assert reader.pread(0, 4096) == content(4096)
         with pytest.raises(Changed):
             reader.pread(90_000, 50_000)
+
+
+def test_the_first_bytes_come_with_the_opening(
+    source: SshSource, sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = tmp_path / "disk.img"
+    image.write_bytes(content(400_000))
+    asked: list[list[int]] = []
+    send = Session.send
+
+    def counted(session: Session, requests: Sequence[tuple[int, bytes]], *rest: Any) -> list[int]:
+        asked.append([kind for kind, _ in requests])
+        return send(session, requests, *rest)
+
+    with source.open(at(sshd, image)):  # which also logs in
+        monkeypatch.setattr(Session, "send", counted)
+        with source.open(at(sshd, image)) as reader:
+            assert asked[:3] == [[STAT], [OPEN], [FSTAT]]
+            assert {kind for kinds in asked[3:] for kind in kinds} == {READ}
+            asked.clear()
+            assert reader.pread(0, 64 << 10) == content(400_000)[: 64 << 10]
+            assert not asked
+            assert reader.pread(60_000, 10_000) == content(400_000)[60_000:70_000]
+
+
+def test_an_empty_file_can_be_opened(source: SshSource, sshd: Sshd, tmp_path: Path) -> None:
+    (tmp_path / "empty.img").touch()
+    with source.open(at(sshd, tmp_path / "empty.img")) as reader:
+        assert reader.size == 0
+        assert reader.pread(0, 512) == b""
 
 
 def test_the_pin_tells_a_file_that_was_written(source: SshSource, sshd: Sshd, tmp_path: Path) -> None:
