@@ -64,9 +64,10 @@ class Probing:
             self._recall(seen)
             if self._crew is not None:
                 self._crew.want(())
+            self._stop_timer()
         self._seen, self._cursor = seen, cursor
-        self._stop_timer()
-        self._timer = self._screen.set_timer(REST, self._begin)
+        if self._timer is None:
+            self._timer = self._screen.set_timer(REST, self._begin)
 
     def learned(self, entry: Entry, judged: Judged) -> None:
         """Somebody looked at the image listed as `entry`."""

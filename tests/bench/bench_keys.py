@@ -1,5 +1,5 @@
 """How soon a key shows on the screen, whatever servers do: while 100,000 rows arrive from NFS, SSH and FTP, while the
-images under the cursor are looked at, while a server hangs, and while it dies.
+images under the cursor are looked at and those around it are probed, while a server hangs, and while it dies.
 
 Keys come at a steady pace from a thread, as a keyboard's do; the time is from there to the screen painted anew, so that
 it counts a loop that is busy with something else. Beside it stands the same with nothing else going on.
@@ -116,6 +116,8 @@ def servers() -> Iterator[dict[str, Scenario]]:
             f"{COUNT:,} rows arrive by FTP": _arrive(f"ftp://127.0.0.1:{vsftpd.port}/many/"),
             "images are looked at, NFS": _look(f"{nfs}few/"),
             "images are looked at, SSH": _look(sshd.url(f"{few}/")),
+            "rows are probed over and over, NFS": _probe(f"{nfs}few/"),
+            "rows are probed over and over, SSH": _probe(sshd.url(f"{few}/")),
             "a server hangs in the middle of a listing": _hang(far, proxy, dies=False),
             "a server dies in the middle of a listing": _hang(far, proxy, dies=True),
         }
@@ -156,6 +158,25 @@ def _look(place: str) -> Scenario:
     async def scenario(browse: Browse) -> None:
         browse.open(Location.parse(place)[0])
         await asyncio.sleep(6)
+
+    return scenario
+
+
+def _probe(place: str) -> Scenario:
+    """All that is seen, and the page after it, is found out again and again."""
+
+    async def scenario(browse: Browse) -> None:
+        browse.open(Location.parse(place)[0])
+        await _until(lambda: bool(browse.folder and browse.folder.done))
+        listing, probing = browse.listing, browse._probing
+        end = time.monotonic() + 6
+        while time.monotonic() < end:
+            await _until(lambda: all(row.image for row in (*listing.seen, *listing.following)))
+            probing._memory.forget()
+            for row in listing.rows.visible:
+                row.image = None
+            probing._leave(listing.rows)
+            probing.look()
 
     return scenario
 

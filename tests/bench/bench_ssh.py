@@ -26,16 +26,16 @@ IMAGE = 64 << 20
 
 
 class FarAway(Listener):
-    """A proxy to a port of this machine that is `ROUND_TRIP` away: every byte is late by half of it, each way, and as
-    many bytes as like are under way at once.
+    """A proxy to a port that is then `ROUND_TRIP` away: every byte is late by half of it, each way, and as many bytes
+    as like are under way at once.
     """
 
-    def __init__(self, port: int) -> None:
-        self.upstream = port
+    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
+        self.upstream = host, port
         super().__init__()
 
     def serve(self, client: socket.socket) -> None:
-        with socket.create_connection(("127.0.0.1", self.upstream)) as server:
+        with socket.create_connection(self.upstream) as server:
             self.adopt(server)
             for end in (client, server):
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
