@@ -7,11 +7,17 @@ from app.cli.output import DONE, say, say_json, table
 from app.cli.secrets import asking, read_location
 from app.engine import Engine, Inspection
 from probes.entry import Entry, Kind
-from probes.image import Filesystem, Image
+from probes.image import Filesystem, Image, Verdict
 from probes.location import Location
 from probes.source import HasSnapshots
 from probes.text import clean, shell_word
 from probes.words import human_size, natural, short_time
+
+_VERDICTS = {
+    Verdict.OK: "ok: it can be booted",
+    Verdict.ASK: "ask: it boots after a yes",
+    Verdict.REFUSE: "refused",
+}
 
 
 def ls(engine: Engine, arguments: argparse.Namespace) -> int:
@@ -104,7 +110,7 @@ def described(inspection: Inspection) -> list[str]:
             (f"partition {part.number}", clean(f"{human_size(part.size)}, {part.type} {part.name}{held}".strip()))
         )
     rows += [(f"{hazard.verdict}", hazard.text) for hazard in image.hazards]
-    rows.append(("verdict", {0: "ok: it can be booted", 1: "ask: it boots after a yes", 2: "refused"}[int(image.verdict)]))
+    rows.append(("verdict", _VERDICTS[image.verdict]))
     width = max(len(label) for label, _ in rows) + 1
     return [f"{label + ':':{width}} {text}" for label, text in rows]
 
