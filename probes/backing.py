@@ -4,10 +4,13 @@ QEMU would open whatever stands there: a file of the host, a block graph in JSON
 the plain name of a file beside the image, on the same server, and asks before it does.
 """
 
+import re
+
 from probes.image import Backing, Hazard, Verdict
 from probes.text import clean, is_clean
 
 _LONGEST = 1023
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,100}")  # what may stand in a command as it is
 
 
 def judge_name(backing: Backing) -> Hazard:
@@ -15,10 +18,19 @@ def judge_name(backing: Backing) -> Hazard:
     shown = clean(backing.name, 200)
     outside = _outside(backing.name)
     if outside:
-        text = f"It needs a backing image, {shown}, {outside}: that is never followed."
+        text = f"It needs a backing image, {shown}, {outside}: that is never followed.{_remedy(backing)}"
         return Hazard("backing-outside", text, Verdict.REFUSE)
     text = f"It needs a backing image, {shown}, beside it: that is opened as well."
     return Hazard("backing-file", text, Verdict.ASK)
+
+
+def _remedy(backing: Backing) -> str:
+    """What a person can do who made the image: snapshots of libvirt's, for one, name their parent by a whole path."""
+    name = backing.name.rpartition("/")[2]
+    if not backing.name.startswith("/") or not _PLAIN.fullmatch(name):
+        return ""
+    told = f"-F {backing.format} " if _PLAIN.fullmatch(backing.format or "") else ""
+    return f" If it lies beside the image: qemu-img rebase -u {told}-b {name} IMAGE."
 
 
 def _outside(name: str) -> str:

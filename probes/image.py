@@ -112,6 +112,7 @@ class Media:
 
     `firmware` holds what the medium can boot with; empty means that nothing bootable was found, None that nobody
     looked. `table` is "mbr", "gpt", "apm", "bsd" or None. `guest` is a guess, None where nothing points anywhere.
+    `sector` is the size in bytes of the sectors that the partition table counts in: only on such a disk it makes sense.
     """
 
     kind: MediaKind = MediaKind.UNKNOWN
@@ -120,6 +121,7 @@ class Media:
     filesystem: Filesystem | None = None
     firmware: frozenset[Firmware] | None = None
     guest: Guest | None = None
+    sector: int = 512
 
     @property
     def summary(self) -> str:

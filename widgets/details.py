@@ -205,7 +205,7 @@ class Details(VerticalScroll):
             if command.error.hint:
                 rows.append(("", Text(command.error.hint, self._style("ask"))))
             return [*parts, self._table(rows)]
-        said = {hazard.text for hazard in self.facts.image.hazards} if self.facts.image else set()
+        said = {clean(hazard.text) for hazard in self.facts.image.hazards} if self.facts.image else set()
         told = [refusal for refusal in command.refusals if refusal not in said]
         rows = [("Refused", Text(clean(refusal), self._style("bad"))) for refusal in told]
         if command.mode and not command.refusals:
@@ -216,6 +216,7 @@ class Details(VerticalScroll):
             rows.append(("-drive", Text(f"none: {clean(command.withheld)}", self._style("faint"))))
         reason = command.withheld.rpartition(": ")[2]
         notes = [note for note in command.notes if command.drive or not reason or not note.endswith(reason)]
+        notes = [note for note in notes if note not in said]
         for index, note in enumerate(notes):
             rows.append(("" if index else "Notes", Text(f"· {clean(note)}", self._style("faint"))))
         return [*parts, self._table(rows)] if rows else []

@@ -139,7 +139,8 @@ def _partitioned(reader: Reader, sector0: bytes, table: Table) -> Findings:
         hazards.append(Hazard("truncated", text, Verdict.OK))
     firmware = disk_firmware(reader, sector0, table, partitions)
     guest = _guest(reader, sector0, partitions)
-    media = Media(MediaKind.DISK, table.kind, tuple(partitions), None, firmware, guest)
+    sector = _BIG_SECTOR if table.sector == _BIG_SECTOR else 512
+    media = Media(MediaKind.DISK, table.kind, tuple(partitions), None, firmware, guest, sector)
     return Findings(media, features, tuple(hazards))
 
 

@@ -55,6 +55,20 @@ def on_gpt(guest: GuestImages, path: Path) -> Path:
     return patch(path, 0x5C, struct.pack("<Q", _GPT_END))  # where its first sector is
 
 
+def in_big_sectors(guest: GuestImages, path: Path) -> Path:
+    """What UEFI starts of the guest's disk, with a GPT and a filesystem in sectors of 4096 bytes."""
+    with path.open("wb") as file:
+        file.truncate(64 * MiB)
+    run("fdisk", "-b", "4096", path, stdin="g\nn\n1\n256\n12288\nt\n1\nw\n")
+    held, partition = path.with_name("held"), f"{path}@@{_PARTITION}"
+    run("mkfs.vfat", "-S", "4096", "-s", "1", f"--offset={_PARTITION // 4096}", path, str(12033 * 4))
+    held.mkdir()
+    for folder in ("::/EFI", "::/farboot"):
+        run("mcopy", "-s", "-i", f"{guest.raw}@@{_PARTITION}", folder, held)
+        run("mcopy", "-s", "-i", partition, held / folder.rpartition("/")[2], "::/")
+    return path
+
+
 def hybrid_iso(guest: GuestImages, path: Path) -> Path:
     shutil.copy(guest.iso, path)
     return path
@@ -64,6 +78,7 @@ MEDIA = {
     "a disk that only BIOS starts": (bios_only, "disk", "mbr", ["bios"]),
     "a disk that only UEFI starts": (uefi_only, "disk", "mbr", ["uefi"]),
     "a disk with a GPT": (on_gpt, "disk", "gpt", ["bios", "uefi"]),
+    "a disk of 4096-byte sectors": (in_big_sectors, "disk", "gpt", ["uefi"]),
     "a hybrid ISO": (hybrid_iso, "cd", None, ["bios", "uefi"]),
 }
 

@@ -28,6 +28,8 @@ _CONTROLLERS = {
 }
 _GENERIC = frozenset({DiskWish.SCSI_GENERIC, DiskWish.LSI_GENERIC})
 
+_SECTOR = 512
+
 # What fails (the server is away) stops the guest instead of breaking it.
 _WAITS = ",rerror=stop,werror=stop"
 _READS_WAIT = ",rerror=stop"
@@ -48,18 +50,27 @@ def drive_for(boot: Layer, options: Options) -> Drive:
     """Return the drive of the image that is booted; `drive_refusals` has found nothing against it."""
     cd = is_cd(boot)
     wish = wished_disk(boot, options)
+    blocks = _blocks(boot)
     if wish is DiskWish.VIRTIO:
-        return Drive("q35", (f"virtio-blk-pci,drive={{node}},bootindex=0{_WAITS}",))
+        return Drive("q35", (f"virtio-blk-pci,drive={{node}},bootindex=0{_WAITS}{blocks}",))
     if controller := _CONTROLLERS.get(wish):
         generic = wish in _GENERIC
         kind = "scsi-generic" if generic else "scsi-cd" if cd else "scsi-hd"
         waits = "" if generic else _READS_WAIT if cd else _WAITS  # what passes through has no such thing
-        plugged = f"{kind},bus=scsi0.0,drive={{node}},bootindex=0{waits}"
+        plugged = f"{kind},bus=scsi0.0,drive={{node}},bootindex=0{waits}{'' if generic or cd else blocks}"
         return Drive("q35", (f"{controller},id=scsi0", plugged), generic)
     # An ide-cd that has waited for the server makes QEMU abort as it goes on (ide_restart_bh's assertion, QEMU 7.2).
     kind, waits = ("ide-cd", "") if cd else ("ide-hd", _WAITS)
     board = "pc" if wish is DiskWish.IDE else "q35"
     return Drive(board, (f"{kind},bus=ide.0,drive={{node}},bootindex=0{waits}",))
+
+
+def _blocks(boot: Layer) -> str:
+    """What gives the guest sectors of the size that its partition table counts in: of no use to IDE and AHCI."""
+    sector = boot.image.media.sector
+    if sector == _SECTOR or boot.image.virtual_size % sector:
+        return ""
+    return f",logical_block_size={sector},physical_block_size={sector}"
 
 
 def wished_disk(boot: Layer, options: Options) -> DiskWish:
