@@ -7,7 +7,6 @@ is told to take for raw or qcow2 it takes for that, whatever lies at its end. A 
 "raw".
 """
 
-import hashlib
 from dataclasses import replace
 
 from probes.backing import judge_name
@@ -39,7 +38,7 @@ from probes.inside import PrefixReader, described
 from probes.mapping import CannotMap
 from probes.media.look import Findings, examine, first_spans
 from probes.reader import Reader
-from probes.recording import HEAD, TAIL, OverBudget, RecordingReader
+from probes.recording import TAIL, OverBudget, RecordingReader
 
 HEAD_FORMATS: tuple[Format, ...] = (
     Qcow2(), Qcow(), Qed(), Vmdk(), Vdi(), Vpc(), Vhdx(), Parallels(), Luks(), Bochs(), Cloop(),
@@ -80,11 +79,6 @@ def identify(reader: Reader, look_inside: bool = True) -> Image:
     if isinstance(form, Packed) and look_inside:
         return form.describe(recorder, _inside(recorder, form, image))
     return with_media(image, _look(recorder, form, image)) if look_inside else image
-
-
-def head_digest(reader: Reader) -> str:
-    """Return the hex SHA-256 of the first 64 KiB, or of all of it if it is smaller. Raises what `reader` raises."""
-    return hashlib.sha256(reader.pread(0, min(HEAD, reader.size))).hexdigest()
 
 
 def guest_disk(image: Image, reader: Reader, backing: Reader | None = None) -> Reader:

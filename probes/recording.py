@@ -15,7 +15,7 @@ from probes.errors import BadAnswer, Refused, TimedOut
 from probes.reader import Pin, Reader
 
 HEAD = 64 << 10
-"""Bytes at the start of an image that are fetched at once, and that `head_digest` covers."""
+"""Bytes at the start of an image that are fetched at once."""
 
 TAIL = 20 << 10
 """Bytes at an image's end that whoever looks there reads at once: a fixed VHD's footer, a DMG's trailer, GPT's copy."""

@@ -110,3 +110,32 @@ def test_a_host_key_is_vouched_for_once() -> None:
     assert keychain.is_to_keep(at("ssh://h/"))
     assert keychain.vouches_for_host(at("ssh://h/srv"))
     assert not keychain.vouches_for_host(at("ssh://h/srv"))
+
+
+def test_a_passphrase_is_for_its_image_and_no_server_is_told_it() -> None:
+    keychain = Keychain()
+    given = Credentials(password=Secret("of the server"), image_passphrase=Secret("of the image"))
+    keychain.add(at("http://h/a.luks"), given)
+    assert keychain.passphrase(at("http://h/a.luks")) == Secret("of the image")
+    assert keychain.passphrase(at("http://h/b.luks")) is None
+    assert keychain.get(at("http://h/a.luks")) == with_password("of the server")
+
+
+def test_a_passphrase_goes_to_the_keyring_only_by_wish_and_not_before_it_opened_the_image() -> None:
+    drawer = Drawer()
+    keychain = Keychain(drawer)
+    place = at("/srv/a.luks")
+    keychain.add(place, Credentials(image_passphrase=Secret("one")))
+    assert not keychain.keep_passphrase(place)
+    keychain.add(place, Credentials(image_passphrase=Secret("two")), save=True)
+    assert not keychain.is_to_keep(place), "its server has nothing to keep"
+    assert not keychain.keep(place)
+    assert drawer.held == {}
+    assert keychain.keep_passphrase(place)
+    assert {str(server): saved for server, saved in drawer.held.items()} == {
+        "image:/srv/a.luks": Credentials(image_passphrase=Secret("two"))
+    }
+    assert Keychain(drawer).passphrase(place) == Secret("two")
+    assert keychain.forget(place)
+    assert keychain.passphrase(place) is None
+    assert Keychain(drawer).passphrase(place) is None

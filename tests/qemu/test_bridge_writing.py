@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from probes.errors import Denied
-from probes.evidence import Evidence
+from probes.evidence import NOT_JUDGED, Evidence
 from probes.location import Location
 from probes.sources.sheepdog import SheepdogSource
 from tests.qemu.bridge_process import BridgeProcess, judged
@@ -309,6 +309,22 @@ async def test_what_was_judged_and_not_written_must_still_be_there_after_an_outa
                 vdi = sheep.store.current(b"disk")
                 sheep.store.write(vdi.vid << 32, 10, b"somebody else")
             assert await write(client, 0, b"z") == EIO
+
+
+async def test_a_bridge_started_in_place_of_one_that_ended_serves_what_was_written(
+    disk: str, sheep: Sheep, tmp_path: Path
+) -> None:
+    import dataclasses
+
+    expected = judged(disk)
+    with BridgeProcess(tmp_path / "b", disk, expected, write=True) as bridge:
+        async with connected(bridge) as client:
+            assert await write(client, 0, b"written") == 0
+            assert (await client.ask(FLUSH, 0, 0)).error == 0
+    again = dataclasses.replace(expected, evidence=NOT_JUDGED, validator="")
+    with BridgeProcess(tmp_path / "c", disk, again, write=True) as bridge:
+        async with connected(bridge) as client:
+            assert await read(client, 0, 7) == b"written"
 
 
 # Locks, and the end
