@@ -8,7 +8,7 @@ from probes.text import clean
 from probes.words import human_size
 from widgets.cells import cut
 
-_FORMAT, _SIZE, _DAY, _TIME = 8, 10, 12, 18
+_FORMAT, _WHOLE_FORMAT, _SIZE, _DAY, _TIME = 8, 11, 10, 12, 18
 
 _MARKS = {Verdict.OK: " ", Verdict.ASK: "?", Verdict.REFUSE: "!"}
 
@@ -31,7 +31,7 @@ class Columns:
 def columns_in(width: int) -> Columns:
     """Return the columns of a listing that is `width` cells wide: names come first, then what an image is."""
     return Columns(
-        form=_FORMAT if width >= 44 else 0,
+        form=_WHOLE_FORMAT if width >= 80 else _FORMAT if width >= 44 else 0,
         disk=_SIZE if width >= 80 else 0,
         size=_SIZE if width >= 34 else 0,
         time=_TIME if width >= 100 else _DAY if width >= 60 else 0,

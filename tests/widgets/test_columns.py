@@ -23,6 +23,7 @@ def test_a_console_has_format_size_and_day_and_a_desk_the_disks_size_too() -> No
     assert (console.form > 0, console.size > 0, console.disk) == (True, True, 0)
     assert console.time == 12
     assert min(desk.form, desk.size, desk.disk) > 0
+    assert "parallels" in form_cell(image("parallels"), desk.form)
     assert desk.time == 18
 
 
