@@ -178,8 +178,8 @@ class BootPlan:
     With `refusals` nothing may be done, and `steps` and `drive` are empty. `drive` is the short `-drive` value
     that a person would type, or empty, and then `drive_withheld` says why. `notes` are sentences for a person
     (the route taken, what confinement lacks). `image_refused` says that one of the refusals is for what the image is,
-    which no other host or moment would change. `format`, `mode`, `memory` (bytes), `cpus` and `network` tell what the
-    guest is, for whoever lists guests.
+    which no other host or moment would change. `backing` are the images that are read beside it.
+    `format`, `mode`, `memory` (bytes), `cpus` and `network` tell what the guest is, for whoever lists guests.
     """
 
     location: Location
@@ -195,6 +195,7 @@ class BootPlan:
     cpus: int = 0
     network: str = ""
     image_refused: bool = False
+    backing: tuple[Location, ...] = ()
 
     @property
     def qemu(self) -> StartQemu | None:

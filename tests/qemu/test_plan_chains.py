@@ -76,6 +76,7 @@ def test_a_raw_backing_image_is_told_of_no_backing() -> None:
 
 
 def test_the_guest_s_disk_is_as_large_as_the_image_says_whatever_is_behind_it() -> None:
+    assert [str(place) for place in planned(of_files()).backing] == ["/srv/base.raw"]
     (overlay,) = [step for step in planned(of_files()).steps if isinstance(step, CreateOverlay)]
     assert overlay.size == 2 * GIB
 

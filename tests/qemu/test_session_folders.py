@@ -316,8 +316,19 @@ def test_guests_of_an_image_are_those_of_one_mode_if_one_is_asked_for(monkeypatc
     assert roster.guests_of(Location.parse("rbd:p/i")[0]) == []
 
 
+def test_who_would_write_into_an_image_learns_of_guests_that_read_it_as_their_backing_image(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    above = replace(told_of("ssh://h/d/top.qcow2", "write"), backing=("ssh://h/d/base.raw",))
+    monkeypatch.setattr(roster, "sessions", lambda: [above])
+    base = Location.parse("ssh://h/d/base.raw")[0]
+    assert roster.guests_of(base) == [above]
+    assert roster.guests_of(base, Mode.WRITE) == [], "who only reads it does not mind"
+
+
 def test_states_survive_their_journey(scratch: Scratch) -> None:
     told = SessionInfo(
-        "a-b", "rbd:p/\udcff", "x", SessionState.PAUSED, 7, 1.5, "why", "raw", "driver", "snapshot", 1, 2, "user"
-    )
+        "a-b", "rbd:p/\udcff", "x", SessionState.PAUSED, 7, 1.5, "why", "raw", "driver", "snapshot", 1, 2, "user",
+        backing=("rbd:p/b", "x"),
+    )  # fmt: skip
     assert SessionInfo.from_json(json.loads(to_line(told.to_json()))) == told

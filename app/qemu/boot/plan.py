@@ -59,6 +59,7 @@ def plan(chain: Sequence[Layer], options: Options, host: Host) -> BootPlan:
         memory=machine.memory,
         cpus=machine.cpus,
         network=machine.network.value,
+        backing=tuple(layer.attachment.location for layer in chain[1:]),
     )
 
 

@@ -43,13 +43,16 @@ def sessions() -> list[SessionInfo]:
 
 
 def guests_of(location: Location, mode: Mode | None = None) -> list[SessionInfo]:
-    """Return the guests of this host that have the image at `location`, of that mode only if one is given.
+    """Return the guests of this host that have the image at `location`, of that mode only if one is given. Without one
+    those count too that read it as a backing image of their own.
 
     `app.qemu.sessions.sameness` says when two locations are one image.
     """
     alive = [info for info in _sessions_if_any() if not info.is_over and (mode is None or info.mode == mode.value)]
-    same = same_as(location, [info.location for info in alive])
-    return [info for info, is_same in zip(alive, same, strict=True) if is_same]
+    held = [(info, text) for info in alive for text in (info.location, *(info.backing if mode is None else ()))]
+    same = same_as(location, [text for _, text in held])
+    found = {info.id: info for (info, _), is_same in zip(held, same, strict=True) if is_same}
+    return list(found.values())
 
 
 def sweep() -> None:

@@ -83,6 +83,7 @@ def _settle(order: Order) -> tuple[Guest, socket.socket]:
         info = SessionInfo("", str(plan.location), plan.location.title, started=time.time())
         info = replace(info, format=plan.format, route=plan.route, mode=plan.mode)
         info = replace(info, memory=plan.memory, cpus=plan.cpus, network=plan.network)
+        info = replace(info, backing=tuple(map(str, plan.backing)))
         while True:
             identity = folders.invent_id(info.name)
             here, there = f"{runtime.path}/{identity}", f"{states.path}/{identity}"

@@ -64,7 +64,8 @@ class SessionInfo:
 
     `name` is raw, as the storage spells it; `pid` is QEMU's, in this host's numbers; `started` and `ended` are seconds
     since the epoch (`ended` is 0 before); `error` says why it is in a state that nobody wished for; `memory` is in
-    bytes; `folder` is the guest's, `vnc` its VNC socket, `log` the file with its serial line's output.
+    bytes; `folder` is the guest's, `vnc` its VNC socket, `log` the file with its serial line's output;
+    `backing` are the locations of the images that it reads beside its own.
     """
 
     id: str
@@ -84,6 +85,7 @@ class SessionInfo:
     vnc: str = ""
     log: str = ""
     ended: float = 0.0
+    backing: tuple[str, ...] = ()
 
     @property
     def is_over(self) -> bool:
@@ -101,6 +103,8 @@ class SessionInfo:
             raise ValueError("not a session")
         known = {field.name: values[field.name] for field in dataclasses.fields(SessionInfo) if field.name in values}
         known["state"] = SessionState(str(values.get("state", "")))
+        backing = values.get("backing")
+        known["backing"] = tuple(map(str, backing)) if isinstance(backing, list | tuple) else ()
         return SessionInfo(**known)  # type: ignore[arg-type]  # as `to_json` gave them
 
 
