@@ -183,7 +183,8 @@ def _compare(what: str, url: str, samples: list[Sample], named: Callable[[Sample
     report(f"{what}, 16 at once, from nothing", ours, one_by_one, "qemu-img info, one by one")
     report(f"{what}, 16 at once, from nothing", ours, at_once, "qemu-img info, 8 at once")
     print(f"{'  times as fast':48} {one_by_one / ours:9.1f} and {at_once / ours:.1f}")
-    print(f"{'  an image':48} {_trips(url, samples):9.2f} round trips, one after the other", flush=True)
+    if "away" in what:
+        print(f"{'  an image':48} {_trips(url, samples):9.2f} round trips, one after the other", flush=True)
 
 
 def _farboot(url: str, samples: list[Sample], query: str = "") -> None:
