@@ -128,7 +128,7 @@ RECIPES: tuple[Recipe, ...] = (
         hazards("qcow2-data-file"), Reach.FILE,
     ),
     Recipe("qcow2-data-file-relative", with_data_file("x.raw"), "qcow2", 65536, REFUSE, hazards("qcow2-data-file")),
-    # QEMU before 9.1 (of the older ones 7.2.13 and 8.2.6, for CVE-2024-4467) also took it for a protocol.
+    # QEMU before 9.1 (of the old ones 7.2.13, for CVE-2024-4467) also took it for a protocol.
     Recipe(
         "qcow2-data-file-nbd", with_data_file("nbd://127.0.0.1:{port}/x"), "qcow2", 65536, REFUSE,
         hazards("qcow2-data-file"),
