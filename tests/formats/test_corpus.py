@@ -100,7 +100,9 @@ class Dripping(MemoryReader):
         return super().pread(offset, length)
 
 
-@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if recipe.reach is not Reach.NOTHING], ids=str)
+@pytest.mark.parametrize(
+    "recipe", [recipe for recipe in RECIPES if recipe.reach is not Reach.NOTHING], ids=lambda recipe: recipe.name
+)
 def test_what_reaches_outside_is_never_let_through(recipe: Recipe) -> None:
     """The corpus's own promise, for the tests that switch the judgement off."""
     assert recipe.verdict is Verdict.REFUSE
