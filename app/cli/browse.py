@@ -107,7 +107,7 @@ def described(inspection: Inspection) -> list[str]:
     for part in image.media.partitions:
         held = f", {part.filesystem.type} {part.filesystem.label}" if part.filesystem else ""
         rows.append(
-            (f"partition {part.number}", clean(f"{human_size(part.size)}, {part.type} {part.name}{held}".strip()))
+            (f"partition {part.number}", clean(f"{human_size(part.size)}, {part.type} {part.name}".strip() + held))
         )
     rows += [(f"{hazard.verdict}", hazard.text) for hazard in image.hazards]
     rows.append(("verdict", _VERDICTS[image.verdict]))
