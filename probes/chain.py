@@ -61,12 +61,12 @@ def judge_chain(location: Location, open_image: Callable[[Location], Reader]) ->
         def judge(place: Location) -> _Opened:
             recording = RecordingReader(open_image(place))
             stack.callback(recording.close)
-            image = identify(recording, look_inside=False)
-            return _Opened(Link(place, image, recording.pin, Evidence.by(recording.pieces)), recording)
+            image = identify(recording, look_inside=place == location)
+            return _Opened(Link(place, image, recording.pin, Evidence.by(recording.evidence)), recording)
 
         first = judge(location)
         if first.link.image.backing is None or first.link.image.verdict is Verdict.REFUSE:
-            return (replace(first.link, image=identify(first.reader)),)
+            return (first.link,)
         chain, refusal = _follow(first, judge)
         image = replace(first.link.image, hazards=_hazards([opened.link for opened in chain], refusal))
         if refusal is None:

@@ -59,7 +59,7 @@ _DISCS = ("ISO 9660", "UDF")
 
 
 def identify(reader: Reader, look_inside: bool = True) -> Image:
-    """Judge the image in `reader`. Give a `RecordingReader` to keep what was read.
+    """Judge the image in `reader`. Give a `RecordingReader` to keep what was read, and its `evidence`.
 
     Without `look_inside` nobody looks at what the guest would find on its disk: a read or two are then enough, and the
     media of all but discs stay unknown; the verdict is the same.
@@ -74,6 +74,7 @@ def identify(reader: Reader, look_inside: bool = True) -> Image:
         text = f"Telling what it is was given up: {error.why}. It may have been made to cost dearly."
         hazard = Hazard("too-costly", text, Verdict.REFUSE)
         return Image("unknown", 0, reader.size, media=Media(), hazards=(hazard,))
+    recorder.seal()
     if image.backing is not None:
         image = replace(image, hazards=(*image.hazards, judge_name(image.backing)))
     if isinstance(form, Packed) and look_inside:

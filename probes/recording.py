@@ -52,6 +52,7 @@ class RecordingReader(Reader):
     Closing it lets go of `inner`, not of the record.
 
     `reads` counts the reads of `inner`, `trips` those that had to wait for one another: reads ahead are one together.
+    Once the verdict is drawn `seal` says so: `evidence` is then what was asked for until that moment.
     """
 
     def __init__(
@@ -72,6 +73,8 @@ class RecordingReader(Reader):
         self._size = inner.size
         self._starts: list[int] = []  # sorted, beside the bytes that start there; no two touch or overlap
         self._pieces: list[bytes] = []
+        self._asked: list[tuple[int, int]] = []  # sorted, as (start, end); no two touch or overlap
+        self._sealed: tuple[tuple[int, bytes], ...] | None = None
         self._lock = threading.Lock()
 
     @property
@@ -88,17 +91,35 @@ class RecordingReader(Reader):
         with self._lock:
             return tuple(zip(self._starts, self._pieces, strict=True))
 
+    @property
+    def evidence(self) -> tuple[tuple[int, bytes], ...]:
+        """What was asked for before `seal` was called the first time, as `pieces`; not what was only read ahead."""
+        return self._sealed or ()
+
+    def seal(self) -> None:
+        """Take note that all that was asked for until now is what the verdict was drawn from."""
+        if self._sealed is not None:
+            return
+        asked = list(self._asked)
+        if len(asked) > self._max_reads:
+            self._sealed = self.pieces
+        else:
+            self._sealed = tuple((start, self.pread(start, end - start)) for start, end in asked)
+
     def pread(self, offset: int, length: int) -> bytes:
         end = min(offset + length, self._size)
         if offset < 0 or end <= offset:
             return b""
         with self._lock:
-            gaps = self._missing(*self._widened(offset, end))
+            span = self._widened(offset, end)
+            gaps = self._missing(*span)
             if gaps:
                 self._spend(gaps)
                 self.trips += len(gaps)
                 for start, stop in gaps:
                     self._keep(start, self._read(start, stop))
+            if self._sealed is None:
+                self._ask_for(*span)
             index = bisect.bisect_right(self._starts, offset) - 1
             inside = offset - self._starts[index]
             return self._pieces[index][inside : inside + end - offset]
@@ -159,6 +180,13 @@ class RecordingReader(Reader):
         if start < end:
             gaps.append((start, end))
         return gaps
+
+    def _ask_for(self, start: int, end: int) -> None:
+        low = bisect.bisect_left(self._asked, start, key=lambda span: span[1])
+        high = bisect.bisect_right(self._asked, end, key=lambda span: span[0])
+        if low < high:
+            start, end = min(start, self._asked[low][0]), max(end, self._asked[high - 1][1])
+        self._asked[low:high] = [(start, end)]
 
     def _keep(self, start: int, data: bytes) -> None:
         """Remember `data`, none of which is known, as one piece with what it touches."""

@@ -43,7 +43,8 @@ def test_it_agrees_with_the_same_bytes_and_with_no_others() -> None:
     recording = RecordingReader(MemoryReader(bytes(data)))
     recording.pread(0, 10)
     recording.pread(200_000, 10)
-    evidence = Evidence.by(recording.pieces)
+    recording.seal()
+    evidence = Evidence.by(recording.evidence)
     assert evidence.agrees(MemoryReader(bytes(data)))
     assert evidence.agrees(recording)
     data[199_000] ^= 1  # of the same 4 KiB

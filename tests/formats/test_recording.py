@@ -3,6 +3,8 @@
 import random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from probes.errors import BadAnswer, Refused, TimedOut, Unreachable
 from probes.recording import HEAD, PIECE, OverBudget, RecordingReader
@@ -139,3 +141,45 @@ def test_a_judgement_that_takes_too_long_is_given_up() -> None:
     reader = RecordingReader(MemoryReader(bytes(MiB)), max_seconds=-1.0)
     with pytest.raises(TimedOut):
         reader.pread(0, 10)
+
+
+def test_evidence_is_what_was_asked_for_until_the_verdict_and_not_what_came_along() -> None:
+    data = bytes(range(256)) * 4096
+    reader = RecordingReader(MemoryReader(data))
+    assert not reader.evidence
+    reader.pread(10, 10)
+    reader.ahead([(500_000, 8192), (700_000, 10)])
+    reader.pread(700_005, 1)
+    reader.pread(66_000, 10)
+    reader.seal()
+    reader.pread(900_000, 10)
+    reader.seal()
+    assert [(offset, len(piece)) for offset, piece in reader.evidence] == [(0, 69_632), (696_320, 4096)]
+    assert all(piece == data[offset : offset + len(piece)] for offset, piece in reader.evidence)
+
+
+def test_what_could_not_be_read_is_no_evidence() -> None:
+    reader = RecordingReader(MemoryReader(bytes(1 << 20)), max_reads=1)
+    reader.pread(0, 1)
+    with pytest.raises(OverBudget):
+        reader.pread(500_000, 1)
+    reader.seal()
+    assert [(offset, len(piece)) for offset, piece in reader.evidence] == [(0, 65_536)]
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 9)), max_size=30))
+def test_evidence_is_in_order_and_touches_nowhere(reads: list[tuple[int, int]]) -> None:
+    data = random.Random(1).randbytes(70 << 12)
+    reader = RecordingReader(MemoryReader(data))
+    for start, length in reads:
+        reader.pread((start << 12) + 5, length << 11)
+    reader.seal()
+    wanted = {at for start, length in reads for at in range((start << 12) + 5, (start << 12) + 5 + (length << 11))}
+    covered: set[int] = set()
+    before = -1
+    for offset, piece in reader.evidence:
+        assert offset > before
+        assert piece == data[offset : offset + len(piece)]
+        before = offset + len(piece)
+        covered |= set(range(offset, before))
+    assert wanted & set(range(len(data))) <= covered

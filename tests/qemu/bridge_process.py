@@ -49,7 +49,7 @@ def judged(location: str, credentials: Credentials = NO_CREDENTIALS) -> Expected
     with open_source(place, credentials) as source, source.open(place) as reader:
         recording = RecordingReader(reader)
         form = identify(recording).format
-        return Expected(reader.size, reader.pin.validator, Evidence.by(recording.pieces), form)
+        return Expected(reader.size, reader.pin.validator, Evidence.by(recording.evidence), form)
 
 
 class BridgeProcess:
