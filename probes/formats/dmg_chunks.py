@@ -21,7 +21,8 @@ _SECTOR = 512
 _MISH = b"mish"
 _TABLE_AT, _ENTRY = 204, struct.Struct(">IIQQQQ")
 _COMMENT, _LAST = 0x7FFFFFFE, 0xFFFFFFFF
-_BASE64 = re.compile(rb"[A-Za-z0-9+/\s]*=?\s*=?\s*")
+# No two parts of it match the same: a text of blanks would take days.
+_BASE64 = re.compile(rb"[A-Za-z0-9+/\s]*(?:=\s*){0,2}")
 _MAX_FOLLOWED = (
     4 << 20
 )  # bytes of a chunk that is unpacked to see what is on the disk; mostly they are 256 KiB or 1 MiB

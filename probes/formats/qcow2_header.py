@@ -24,6 +24,7 @@ HEADER_AREA = 64 << 10
 
 _ONLY_ONCE = {BACKING_FORMAT, CRYPTO, BITMAPS, DATA_FILE_NAME}
 _MAX_EXTENSIONS = 64
+_RUNS_ON = "its header extensions run on beyond all sense"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,21 +124,24 @@ class Extensions:
 
 def read_extensions(header: Header) -> Extensions:
     """Find the extensions, as QEMU's qcow2_read_extensions does."""
-    end = header.backing_offset or HEADER_AREA
-    if header.has_sane_clusters:
-        end = min(end, 1 << header.cluster_bits)
+    cluster = 1 << header.cluster_bits if header.has_sane_clusters else HEADER_AREA
+    end = min(header.backing_offset or cluster, cluster)
     found: dict[int, bytes] = {}
     at = header.length
     for _ in range(_MAX_EXTENSIONS):
-        if at >= end or at >= len(header.data):  # what lies behind the end of the file reads as zeros
+        if at >= end:
+            return Extensions(found)
+        if at >= HEADER_AREA:  # QEMU reads on, and nobody here has seen what
+            return Extensions(found, _RUNS_ON)
+        if at >= len(header.data):  # what lies behind the end of the file reads as zeros
             return Extensions(found)
         kind, length = big(header.data, at, 4), big(header.data, at + 4, 4)
         if at + 8 > end or length > end - at - 8 or at + 8 + length > HEADER_AREA:
-            return Extensions(found, "its header extensions run on beyond all sense")
+            return Extensions(found, _RUNS_ON)
         if kind == 0:
             return Extensions(found)
         if kind in found and kind in _ONLY_ONCE:
             return Extensions(found, "it says the same thing twice, in two header extensions")
         found.setdefault(kind, header.data[at + 8 : at + 8 + length])
         at += 8 + length + -length % 8
-    return Extensions(found, "its header extensions run on beyond all sense")
+    return Extensions(found, _RUNS_ON)

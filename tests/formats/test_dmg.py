@@ -2,6 +2,7 @@
 
 import struct
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,16 @@ class TestTells:
         assert codes(image) == {"dmg-lzfse"}
         assert image.verdict is Verdict.OK
         assert image.media.firmware is None
+
+
+class TestIsQuick:
+    def test_with_tables_that_are_nothing_but_blanks(self) -> None:
+        for blanks in (b" " * 1500 + b"!", b"A=" + b" " * (1 << 20) + b"!", b" " * (1 << 20) + b"!"):
+            text = b"<data>" + blanks + b"</data>"
+            image = bytes(512) + text + koly(512 + len(text), 8, plist=(512, len(text)))
+            began = time.process_time()
+            refused(judge_bytes(image), "dmg-invalid")
+            assert time.process_time() - began < 2
 
 
 class TestAsks:

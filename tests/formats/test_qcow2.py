@@ -237,6 +237,13 @@ class TestRefuses:
         patch(plain, 112, filler * 60 + struct.pack(">II", 0x44415441, 4) + b"/x/y" + bytes(12))
         assert codes(judge(plain)) == {"qcow2-data-file"}
 
+    def test_extensions_that_go_on_where_the_first_64_kib_end(self, tmp_path: Path) -> None:
+        path = qemu_img_create(tmp_path / "image", "64M", "qcow2", "-o", "cluster_size=2M")
+        filler = (64 << 10) - 112 - 8
+        bitmaps = struct.pack(">II", 0x23852875, 24) + struct.pack(">IIQQ", 65535, 0, 65535 * 32, 0x800000)
+        patch(path, 112, struct.pack(">II", 0x12345678, filler) + bytes(filler) + bitmaps + bytes(8))
+        assert "qcow2-invalid" in codes(judge(path))
+
 
 class TestReadsLittle:
     @pytest.mark.parametrize("variant", VARIANTS)
