@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.formats.disks import small_disk
 from tests.formats.images import MiB, patch, run, sparse
 from tests.formats.partitioned import Disk
 
@@ -18,3 +19,11 @@ def disk(tmp_path: Path) -> Disk:
         return patch(path, 0, code)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def raw_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the raw disk that images are made of. It is everybody's: nobody writes into it."""
+    path = small_disk(tmp_path_factory.mktemp("raw"))
+    path.chmod(0o444)
+    return path

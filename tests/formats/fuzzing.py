@@ -7,6 +7,8 @@ import functools
 import os
 import struct
 import tempfile
+import time
+import tracemalloc
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,9 +18,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from probes.formats.vhdx_checksum import crc32c
+from probes.identify import identify
+from probes.image import Image
 from probes.reader import Pin, Reader
+from probes.recording import RecordingReader
 from tests.corpus import RECIPES, Outside
 from tests.formats.images import MiB, patch, run, sparse
+from tests.formats.judged import sound
 
 CASES = int(os.environ.get("FARBOOT_FUZZ", "0"))
 
@@ -29,6 +35,12 @@ FUZZ = settings(
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
+
+HANG = 10.0
+"""Seconds of computing that no case takes: it takes milliseconds."""
+
+MOST_MEMORY = 96 << 20
+"""Bytes that judging one takes at its peak, with what was read of it (4 MiB at most) and unpacked (16 MiB)."""
 
 _MOST_SEED = 16 * MiB
 _NUMBERS = (0, 1, 2, 3, 4, 7, 8, 9, 16, 21, 22, 63, 64, 104, 255, 256, 511, 512, 513, 4096, 65535, 65536, MiB, 1 << 30)
@@ -52,6 +64,15 @@ class Mutated(Reader):
                 data[first - offset : last - offset] = value[first - at : last - at]
         self.bytes_read += length
         return bytes(data)
+
+    def write(self, path: Path) -> None:
+        """Write it out, sparsely."""
+        with path.open("wb") as file:
+            file.write(self._base[: self.size])
+            file.truncate(self.size)
+            for at, value in self._changes:
+                file.seek(at)
+                file.write(value[: max(self.size - at, 0)])
 
     def close(self) -> None:
         pass
@@ -153,25 +174,27 @@ _PACKED = {"gzip", "xz", "bzip2", "zstd", "zip", "tar"}
 
 
 @functools.cache
-def seeds() -> dict[str, tuple[bytes, ...]]:
-    """Images by kind: those of the corpus, and a partitioned disk in every format that qemu-img converts it to."""
-    found: dict[str, list[bytes]] = {kind.name: [] for kind in KINDS}
+def seeds(kind: str) -> tuple[bytes, ...]:
+    """Images of a kind: those of the corpus, and a partitioned disk as qemu-img converts it."""
+    found: list[bytes] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        path = folder / "image"
         for recipe in RECIPES:
-            path = folder / "image"
-            recipe.make(path, Outside())
-            if path.stat().st_size <= _MOST_SEED:
-                found["packed" if recipe.format in _PACKED else recipe.format].append(path.read_bytes())
-            path.unlink()
+            if kind == ("packed" if recipe.format in _PACKED else recipe.format):
+                recipe.make(path, Outside())
+                if path.stat().st_size <= _MOST_SEED:
+                    found.append(path.read_bytes())
+                path.unlink()
         disk = _partitioned(folder)
-        found["raw"].append(disk.read_bytes())
+        if kind == "raw":
+            found.append(disk.read_bytes())
         for driver, options in CONVERSIONS:
-            path = folder / "converted"
-            run("qemu-img", "convert", "-O", driver, *options, disk, path)
-            found[driver].append(path.read_bytes())
-            path.unlink()
-    return {kind: tuple(images) for kind, images in found.items()}
+            if driver == kind:
+                run("qemu-img", "convert", "-O", driver, *options, disk, path)
+                found.append(path.read_bytes())
+                path.unlink()
+    return tuple(found)
 
 
 CONVERSIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -191,10 +214,34 @@ def _partitioned(folder: Path) -> Path:
     return disk
 
 
+def judge_within_bounds(reader: Mutated, weigh: bool = True) -> Image:
+    """Judge it, with and without a look inside; `weigh` measures the memory that takes."""
+    began = time.thread_time()
+    peak = 0
+    recorder = RecordingReader(reader)
+    if weigh:
+        tracemalloc.start()
+    try:
+        image = identify(recorder)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    sound(image, recorder)
+    assert recorder.bytes_read == reader.bytes_read  # nothing twice
+    assert time.thread_time() - began < HANG
+    assert peak < MOST_MEMORY
+    brief = RecordingReader(reader)
+    again = identify(brief, look_inside=False)
+    sound(again, brief)
+    assert (again.format, again.virtual_size) == (image.format, image.virtual_size)
+    assert again.verdict <= image.verdict  # a look inside finds more, never less
+    return image
+
+
 @st.composite
 def mutations(draw: st.DrawFn, kind: Kind) -> Mutated:
     """An image of `kind` with some of its numbers, and some of its bytes, changed; cut, or grown by zeros."""
-    base = draw(st.sampled_from(seeds()[kind.name]))
+    base = draw(st.sampled_from(seeds(kind.name)))
     size = len(base)
     changes: list[tuple[int, bytes]] = []
     for _ in range(draw(st.integers(1, 5))):

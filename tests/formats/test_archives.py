@@ -16,8 +16,8 @@ from probes.identify import identify
 from probes.image import Image, Verdict
 from probes.recording import RecordingReader
 from tests.formats.images import MiB, codes, qemu_img_create, run, sparse
+from tests.formats.judged import sound
 from tests.formats.readers import FileReader, MemoryReader
-from tests.formats.test_hostile import sound
 
 OVF = """<?xml version="1.0"?>
 <Envelope xmlns="http://schemas.dmtf.org/ovf/envelope/1" xmlns:ovf="http://schemas.dmtf.org/ovf/envelope/1">

@@ -15,8 +15,8 @@ from probes.image import Image, Verdict
 from probes.recording import MAX_BYTES, MAX_READS, RecordingReader
 from tests.corpus import RECIPES, Outside, Reach, Recipe
 from tests.formats.images import codes
+from tests.formats.judged import sound
 from tests.formats.readers import FileReader, MemoryReader
-from tests.formats.test_hostile import sound
 
 MOST_MEMORY = 64 << 20
 """Bytes that judging one image may take at its peak."""

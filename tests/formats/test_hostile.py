@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from probes.identify import identify
-from probes.image import Image, Verdict
-from probes.recording import MAX_BYTES, MAX_READS, RecordingReader
-from probes.text import is_clean
+from probes.image import Verdict
+from probes.recording import RecordingReader
 from tests.formats.images import MiB, patch, qemu_img_create, run, sparse
+from tests.formats.judged import judge_bytes, sound
 from tests.formats.readers import MemoryReader
 
 ISO = Path("/usr/lib/memtest86+/memtest86+x64.iso")
@@ -47,28 +47,6 @@ MARKS: tuple[tuple[int, bytes], ...] = (
 )
 
 
-def sound(image: Image, recorder: RecordingReader) -> None:
-    """What holds for every judgement."""
-    assert recorder.reads <= MAX_READS
-    assert recorder.bytes_read <= MAX_BYTES
-    assert image.file_size == recorder.size
-    assert image.virtual_size >= 0
-    assert isinstance(image.verdict, Verdict)
-    shown = [image.format, image.media.summary, *image.features, *(hazard.text for hazard in image.hazards)]
-    for part in image.media.partitions:
-        shown += [part.name, part.type]
-    for filesystem in (image.media.filesystem, *(part.filesystem for part in image.media.partitions)):
-        shown += [filesystem.type, filesystem.label, filesystem.uuid] if filesystem else []
-    assert all(is_clean(text) for text in shown)
-
-
-def judge(data: bytes) -> Image:
-    recorder = RecordingReader(MemoryReader(data))
-    image = identify(recorder)
-    sound(image, recorder)
-    return image
-
-
 @functools.cache
 def seeds() -> tuple[bytes, ...]:
     """Real images of every kind that has a parser, to be mutated."""
@@ -99,7 +77,7 @@ def test_arbitrary_bytes_are_judged(data: bytes, marks: list[tuple[int, bytes]],
     whole = bytearray(data.ljust(pad, b"\0"))
     for offset, mark in marks:
         whole[offset : offset + len(mark)] = mark if len(whole) >= offset else b""
-    judge(bytes(whole))
+    judge_bytes(bytes(whole))
 
 
 # Where parsers look: headers, tables, descriptors, and the first tables of a qcow2.
@@ -125,7 +103,7 @@ def test_mutated_images_are_judged(seed: int, changes: list[tuple[int, bytes]], 
     for offset, value in changes:
         if offset < len(data):
             data[offset : offset + len(value)] = value
-    judge(bytes(data[: len(data) * (40 - cut) // 40] if cut > 20 else data))
+    judge_bytes(bytes(data[: len(data) * (40 - cut) // 40] if cut > 20 else data))
 
 
 HEADER_FIELDS = st.tuples(
@@ -145,7 +123,7 @@ def test_a_qcow2_that_is_not_refused_names_nothing_outside_itself_to_qemu_either
     data = bytearray(seeds()[seed])
     for offset, value in changes:
         data[offset : offset + 4] = struct.pack(">I", value)
-    image = judge(bytes(data))
+    image = judge_bytes(bytes(data))
     if image.format != "qcow2" or image.verdict is Verdict.REFUSE:
         return
     path = tmp_path / "image"
@@ -165,7 +143,7 @@ def test_a_qcow2_that_is_not_refused_names_nothing_outside_itself_to_qemu_either
 def test_images_cut_anywhere_are_judged(seed: int) -> None:
     data = seeds()[seed]
     for size in (*range(0, 600, 7), 1024, 4095, 4096, 32769, 32800, 65535, 65537, 100_000, 200_000, 300_000, 400_000):
-        judge(data[:size])
+        judge_bytes(data[:size])
 
 
 def test_a_qcow2_whose_map_is_scattered_over_the_file_costs_no_more_than_the_budget() -> None:
@@ -197,7 +175,7 @@ def test_a_deflated_cluster_that_would_grow_without_bound_is_not_followed() -> N
     data[65536:65544] = struct.pack(">Q", 1 << 63 | 196608)
     data[262144 : 262144 + len(bomb)] = bomb
     data[196608:196616] = struct.pack(">Q", 1 << 62 | 255 << 54 | 262144)
-    image = judge(bytes(data))
+    image = judge_bytes(bytes(data))
     assert image.verdict is Verdict.OK
     assert image.media.filesystem is None
 

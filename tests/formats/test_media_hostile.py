@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from probes.identify import identify
 from probes.recording import RecordingReader
 from tests.formats.images import MiB, copy_into, patch, run, sparse
+from tests.formats.judged import sound
 from tests.formats.readers import FileReader, MemoryReader
 from tests.formats.test_guest_guess import RELEASE
-from tests.formats.test_hostile import sound
 from tests.formats.test_partitions import disklabel
 from tests.formats.test_volumes_by_hand import nvlist
 

@@ -22,8 +22,8 @@ from probes.identify import identify
 from probes.image import Image, Verdict
 from probes.recording import RecordingReader
 from tests.formats.images import MiB, codes, patch, qemu_img_create, run, sparse
+from tests.formats.judged import sound
 from tests.formats.readers import FileReader, MemoryReader
-from tests.formats.test_hostile import sound
 
 NOISE = random.Random(4).randbytes(5 * MiB)
 MEMTEST = Path("/usr/lib/memtest86+/memtest86+x64.iso")

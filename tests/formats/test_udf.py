@@ -12,8 +12,8 @@ from probes.image import Firmware, Image, MediaKind, Verdict
 from probes.media.udf import find_volume
 from probes.recording import RecordingReader
 from tests.formats.images import MiB, codes, judge, patch, qemu_img_create, qemu_img_info, run, sparse
+from tests.formats.judged import sound
 from tests.formats.readers import FileReader, MemoryReader
-from tests.formats.test_hostile import sound
 
 
 def mkudffs(path: Path, *options: str, size: int = 4 * MiB) -> Path:
