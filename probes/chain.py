@@ -121,6 +121,9 @@ def _follow(first: _Opened, judge: Callable[[Location], _Opened]) -> tuple[list[
             return chain, _refuse("missing", f"It needs a backing image, {name}, and that is not there")
         except Denied as error:
             return chain, _refuse("denied", f"It needs a backing image, {name}, and that cannot be read: {error.why}")
+        folder = chain[-1].link.location.parent
+        if folder is not None and not parent.reader.lies_below(folder):
+            return chain, _refuse("outside", f"It needs a backing image, {name}, {_nowhere(folder)}")
         chain.append(parent)
         found = parent.link.image
         if found.verdict is Verdict.REFUSE:
@@ -136,6 +139,8 @@ def _follow(first: _Opened, judge: Callable[[Location], _Opened]) -> tuple[list[
 
 
 def _nowhere(location: Location) -> str:
+    if location.scheme in {"http", "https"}:
+        return "and its server leads to another one for it: that is not followed (open the image itself there)"
     if location.scheme in _WITH_FOLDERS:
         return "and that does not lie in its folder: where a link leads out of it, it is not followed"
     return "and where it is stored there are no folders in which that could lie beside it"
@@ -161,27 +166,37 @@ def _hazards(chain: list[Link], refusal: Hazard | None) -> tuple[Hazard, ...]:
     own, *below = chain
     found = [hazard for hazard in own.image.hazards if hazard.code != "backing-file"]
     for link in below:
-        name = clean(link.location.name, _SHOWN)
+        name = _shown(link, own)
         for hazard in link.image.hazards:
             if hazard.code != "backing-file":
                 text = f"Of its backing image {name}: {hazard.text[:1].lower()}{hazard.text[1:]}"
                 found.append(replace(hazard, text=text))
     if refusal is not None:
         return (refusal, *found)
-    return (*found, _question(below)) if all(link.image.verdict is not Verdict.REFUSE for link in below) else (*found,)
+    return (
+        (*found, _question(own, below))
+        if all(link.image.verdict is not Verdict.REFUSE for link in below)
+        else (*found,)
+    )
 
 
-def _question(below: list[Link]) -> Hazard:
-    told = [
-        f"{clean(link.location.name, _SHOWN)} ({link.image.format}, {human_size(link.image.virtual_size)})"
-        for link in below
-    ]
+def _question(own: Link, below: list[Link]) -> Hazard:
+    told = [f"{_shown(link, own)} ({link.image.format}, {human_size(link.image.virtual_size)})" for link in below]
     if len(told) == 1:
         text = f"It needs a backing image beside it, {told[0]}: that is opened as well."
     else:
         listed = f"{', '.join(told[:-1])} and {told[-1]}"
         text = f"It needs {len(told)} backing images beside it, {listed}: they are opened as well."
     return Hazard("backing-file", text, Verdict.ASK)
+
+
+def _shown(link: Link, own: Link) -> str:
+    """Where a backing image lies, seen from the folder of the first one: a link there may lead to another name. Of a
+    path too long to show its end is what tells.
+    """
+    folder = own.location.decoded_path.rpartition("/")[0] + "/"
+    path = clean(link.location.decoded_path.removeprefix(folder))
+    return path if len(path) <= _SHOWN else f"…{path[1 - _SHOWN :]}"
 
 
 def _look_through(chain: list[_Opened]) -> Findings | None:

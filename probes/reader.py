@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
 
+from probes.location import Location
+
 
 @dataclass(frozen=True, slots=True)
 class Pin:
@@ -41,6 +43,12 @@ class Reader(ABC):
     def is_whole(self) -> bool:
         """Whether all of it was fetched to open it, because its storage cannot give a part."""
         return False
+
+    def lies_below(self, folder: Location) -> bool:
+        """Whether the image lies in `folder`, or below, once all links and redirects were followed: True where its
+        storage does not tell. Raises what `pread` raises.
+        """
+        return True
 
     @abstractmethod
     def pread(self, offset: int, length: int) -> bytes:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from probes.errors import BadAnswer, Refused, TimedOut
+from probes.location import Location
 from probes.reader import Pin, Reader
 
 HEAD = 64 << 10
@@ -84,6 +85,9 @@ class RecordingReader(Reader):
     @property
     def pin(self) -> Pin:
         return self.inner.pin
+
+    def lies_below(self, folder: Location) -> bool:
+        return self.inner.lies_below(folder)
 
     @property
     def pieces(self) -> tuple[tuple[int, bytes], ...]:

@@ -139,6 +139,7 @@ class _Child:
             "open": self._open,
             "open_for_writing": self._open_for_writing,
             "pread": self._pread,
+            "lies_below": self._lies_below,
             "flush": self._flush,
             "entries": self._list,
             "snapshots": self._list_snapshots,
@@ -195,6 +196,11 @@ class _Child:
         reader = self._held[handle]
         assert isinstance(reader, Reader)
         return bytes(reader.pread(offset, length))
+
+    def _lies_below(self, handle: int, folder: Location) -> bool:
+        reader = self._held[handle]
+        assert isinstance(reader, Reader)
+        return reader.lies_below(folder)
 
     def _list(self, location: Location) -> int:
         return self._hold(_Listing(lambda: self._source.entries(location)))

@@ -177,6 +177,9 @@ class _IsolatedReader(Reader):
         pieces = [self._piece(start, min(_PIECE, end - start)) for start in range(offset, end, _PIECE)]
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
+    def lies_below(self, folder: Location) -> bool:
+        return self._child.ask("lies_below", (self._handle, folder), "look at", self._location, self._handle) is True
+
     def begin_read(self, offset: int, length: int) -> "_BegunRead | None":
         """Ask for the bytes, and do not wait."""
         length = min(length, self.size - offset)

@@ -3,6 +3,7 @@
 import stat
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 from probes.errors import BadAnswer, Cancelled, Changed
@@ -30,8 +31,17 @@ class OpenFile(Writer):
     it, `flush` fails for good: the server may have been restarted, and have lost it (RFC 1813, 4.8).
     """
 
-    def __init__(self, export: Export, inner: str, location: Location, deadline: float, write: bool = False) -> None:
+    def __init__(
+        self,
+        export: Export,
+        inner: str,
+        location: Location,
+        deadline: float,
+        write: bool = False,
+        leads: Callable[[Location], bool] | None = None,
+    ) -> None:
         self._export = export
+        self._leads = leads
         self._inner = inner
         self._location = location
         self._deadline = deadline
@@ -53,6 +63,9 @@ class OpenFile(Writer):
     def is_file(self) -> bool:
         """Whether it is a plain file."""
         return stat.S_ISREG(self._attributes.mode)
+
+    def lies_below(self, folder: Location) -> bool:
+        return self._leads is None or self._leads(folder)
 
     def pread(self, offset: int, length: int) -> bytes:
         length = min(length, self.size - offset)

@@ -45,7 +45,7 @@ from probes.web.answers import (
     validator_of,
     whole_body,
 )
-from probes.web.client import Target, WebClient, url_of
+from probes.web.client import Target, WebClient, is_one_server, url_of
 from probes.web.index_pages import ROW_LIMIT, More, Row, WholeBucket, page_kind, rows
 from probes.web.pool import Answer, proxy_for
 
@@ -254,6 +254,10 @@ class HttpReader(Reader):
     @property
     def is_whole(self) -> bool:
         return not self.has_ranges
+
+    def lies_below(self, folder: Location) -> bool:
+        """Whether no redirect led away from the folder's server: what lies where on it, only that server knows."""
+        return not self.target.redirected or is_one_server(folder, self.target.location)
 
     def pread(self, offset: int, length: int) -> bytes:
         end = min(offset + length, self.size)

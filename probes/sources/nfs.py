@@ -13,6 +13,7 @@ import stat
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from urllib.parse import quote
 
 from probes.attachment import Attachment, Mode, QemuFacts, Route, RouteWish
@@ -160,7 +161,15 @@ class NfsSource(Source):
         if at_once:
             return at_once
         found = self._file(server, location, tried)
-        return OpenFile(found.export, found.inner, location, self.deadline, write)
+        return OpenFile(found.export, found.inner, location, self.deadline, write, partial(self._leads, location))
+
+    def _leads(self, location: Location, folder: Location) -> bool:
+        """Whether `location` leads into the folder, or below it, once all links were followed."""
+        tried = "look at"
+        server = self._server(location, tried)
+        found = server.find(_path(location, tried), tried, location)
+        whole = server.without_links(f"{_path(folder, tried).rstrip('/')}/x", tried, folder).removesuffix("x")
+        return server.without_links(found.path, tried, location).startswith(whole)
 
     def _opened_at_once(self, server: Server, location: Location, tried: str, write: bool) -> OpenFile | None:
         """The plain file at `location`, opened without a look at it first, which is two round trips.
@@ -172,7 +181,7 @@ class NfsSource(Source):
             return None
         try:
             export, inner = server.locate(path, tried, location)
-            opened = OpenFile(export, inner, location, self.deadline, write)
+            opened = OpenFile(export, inner, location, self.deadline, write, partial(self._leads, location))
         except (NotFound, Denied, BadAnswer):
             return None
         if opened.is_file:

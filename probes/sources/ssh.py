@@ -259,6 +259,11 @@ class SshReader(Writer):
         with self._used("write"):
             self._sftp.sync(self._handle)
 
+    def lies_below(self, folder: Location) -> bool:
+        with self._used("look at"):
+            whole = self._sftp.real_path(_path(self._sftp, folder)).rstrip(b"/")
+            return self._sftp.real_path(self.path).startswith(whole + b"/")
+
     def close(self) -> None:
         if not self._closed:
             self._closed = True

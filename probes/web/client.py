@@ -67,11 +67,10 @@ class WebClient:
         raise BadAnswer(call.tried, call.on, f"it redirects more than {REDIRECTS} times")
 
     def sends_credentials(self, target: Target) -> bool:
-        """Whether our credentials are meant for that server; an upgrade to https of the same host is the same."""
+        """Whether our credentials are meant for that server."""
         if self._home is None or not (self.credentials.username is not None or self.credentials.cookie):
             return False
-        home, there = _origin(self._home), _origin(target.location)
-        return there in {home, ("https", home[1], 443) if home == ("http", home[1], 80) else home}
+        return is_one_server(self._home, target.location)
 
     def check(self, answer: Answer, target: Target) -> None:
         """Raise the family's error for a status that is none of 200, 206 and 416."""
@@ -107,6 +106,12 @@ def _ascii_authority(location: Location) -> str:
     except UnicodeError:
         raise BadLocation("find", location, "no host can be called that") from None
     return host if location.port is None else f"{host}:{location.port}"
+
+
+def is_one_server(asked: Location, there: Location) -> bool:
+    """Whether `there` is on the server of `asked`; an upgrade to https of the same host is the same."""
+    home = _origin(asked)
+    return _origin(there) in {home, ("https", home[1], 443) if home == ("http", home[1], 80) else home}
 
 
 def _origin(location: Location) -> tuple[str, str, int]:
