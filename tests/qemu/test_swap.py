@@ -1,7 +1,8 @@
 """The swap: what was judged is what runs, or nothing does.
 
-A server shows Farboot a harmless image and QEMU another one of the same size and ETag; a file is replaced between the
-look and the start. On neither route does a guest run, and nothing of the host is read: strace watches QEMU for it.
+A server shows its first visitor a harmless image, and all others another one of the same size and ETag; a file is
+replaced between the look and the start. On neither route does a guest run, and nothing of the host is read: strace
+watches QEMU for it.
 """
 
 import json
@@ -98,7 +99,7 @@ def swap(request: pytest.FixtureRequest, make: Callable[..., bytes], secret: Pat
 
 
 @pytest.mark.parametrize("route", ["direct", "bridge"])
-def test_a_server_that_swaps_the_image_from_its_second_connection_on_gets_nothing_run_and_nothing_read(
+def test_a_server_that_swaps_the_image_after_the_first_look_gets_nothing_run_and_nothing_read(
     farboot: Farboot, swap: Swap, secret: Path, route: str, scratch: Callable[[str], Path]
 ) -> None:
     log = scratch("trace")

@@ -10,13 +10,15 @@ from tests.servers.site import Request, ranged
 
 
 class SwappingSite:
-    """Serves what `first` has at each path on its first connection, and what `later` has there on all others.
+    """Serves what `first` has at each path to its first visitor, and what `later` has there to all others.
 
-    `honest` serves `first` on every connection. Whatever it serves has the same ETag.
+    A visitor's are all connections that begin while another of them is open. `honest` serves `first` to everybody.
+    Whatever it serves has the same ETag.
     """
 
     def __init__(self, first: Mapping[str, bytes], later: Mapping[str, bytes], *, honest: bool = False) -> None:
-        self.connections = 0
+        self.visitors = 0
+        self.open = 0
         site, lock = self, threading.Lock()
 
         class Answers(http.server.BaseHTTPRequestHandler):
@@ -26,8 +28,14 @@ class SwappingSite:
             def setup(self) -> None:
                 super().setup()
                 with lock:
-                    site.connections += 1
-                    self.shown = first if honest or site.connections == 1 else {**first, **later}
+                    site.visitors += not site.open
+                    site.open += 1
+                    self.shown = first if honest or site.visitors == 1 else {**first, **later}
+
+            def finish(self) -> None:
+                super().finish()
+                with lock:
+                    site.open -= 1
 
             def do_HEAD(self) -> None:  # QEMU asks so first
                 self.do_GET()
