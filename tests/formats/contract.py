@@ -71,7 +71,10 @@ class FormatContract:
     """Hazards that are told of every image of it."""
 
     empty: ClassVar[tuple[str | int, ...]] = ()
-    """Sizes of empty disks that qemu-img makes of it, small and vast: what it does at the limits."""
+    """Sizes of empty disks that qemu-img makes of it, small and vast."""
+
+    create: ClassVar[tuple[str, ...]] = ()
+    """Options for them."""
 
     qemu_looks_further: ClassVar[bool] = False
     """Whether QEMU may refuse for tables that no verdict is drawn from."""
@@ -130,7 +133,7 @@ class FormatContract:
                 identify(FailingReader(packed.data, fails_at))
 
     def test_an_empty_disk_of_any_size_is_to_us_what_it_is_to_qemu(self, tmp_path: Path, empty_size: str | int) -> None:
-        path = qemu_img_create(tmp_path / "image", empty_size, self.name)
+        path = qemu_img_create(tmp_path / "image", empty_size, self.name, *self.create)
         with FileReader(path) as reader:
             recorder = RecordingReader(reader)
             ours = identify(recorder, look_inside=False)

@@ -3,38 +3,38 @@
 import hashlib
 import struct
 import subprocess
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from probes.identify import guest_disk, identify
-from probes.image import Image, Verdict
+from probes.image import Verdict
 from probes.mapping import CannotMap
-from probes.recording import RecordingReader
-from tests.formats.disks import everything, small_disk
+from tests.formats.contract import FormatContract, GuestContract, Pack, converted
 from tests.formats.images import MiB, codes, judge, patch, qemu_img_create, qemu_img_info, run, set_field
+from tests.formats.judged import opens_as, refused_as
 from tests.formats.readers import FileReader, MemoryReader
-from tests.formats.test_hostile import sound
-
-VARIANTS: dict[str, tuple[str, ...]] = {
-    "plain": (),
-    "512-byte clusters": ("-o", "cluster_size=512"),
-    "4 KiB clusters": ("-o", "cluster_size=4k"),
-    "63 sectors": ("-o", "cluster_size=32256"),
-    "252 KiB clusters": ("-o", "cluster_size=252k"),
-    "16 MiB clusters": ("-o", "cluster_size=16M"),
-}
-SIZES = (512, MiB, MiB + 512, 1_000_001, 64 * MiB)
 
 VERSION, CLUSTER, ENTRIES, SECTORS = (16, "<I"), (28, "<I"), (32, "<I"), (36, "<Q")
 IN_USE, DATA_OFFSET, EXTENSION, FIRST = (44, "<I"), (48, "<I"), (56, "<Q"), (64, "<I")
 
 
-def qemu_opens(path: Path) -> bool:
-    done = subprocess.run(["qemu-img", "info", "-f", "parallels", path], capture_output=True, check=False)
-    return done.returncode == 0
+qemu_opens = partial(opens_as, "parallels")
+refused = partial(refused_as, "parallels")
+
+
+def old_kind(disk: Path, path: Path) -> None:
+    """Make one of the kind that counts in sectors."""
+    run("qemu-img", "convert", "-O", "parallels", "-o", "cluster_size=64k", disk, path)
+    data = bytearray(path.read_bytes())
+    data[:16] = b"WithoutFreeSpace"
+    count = struct.unpack_from("<I", data, 32)[0]
+    entries = struct.unpack_from(f"<{count}I", data, 64)
+    struct.pack_into(f"<{count}I", data, 64, *(entry * 128 for entry in entries))
+    path.write_bytes(data)
 
 
 @pytest.fixture
@@ -42,30 +42,22 @@ def plain(tmp_path: Path) -> Path:
     return qemu_img_create(tmp_path / "plain", "20M", "parallels", "-o", "cluster_size=64k")
 
 
-def refused(image: Image, code: str) -> None:
-    assert image.format == "parallels"
-    assert codes(image) == {code}
-    assert image.verdict is Verdict.REFUSE
-    assert all(hazard.text.isprintable() for hazard in image.hazards)
+class TestContract(FormatContract, GuestContract):
+    name = "parallels"
+    variants: ClassVar[Mapping[str, Pack]] = {
+        "plain": converted("parallels"),
+        "512-byte clusters": converted("parallels", "-o", "cluster_size=512"),
+        "4 KiB clusters": converted("parallels", "-o", "cluster_size=4k"),
+        "63 sectors": converted("parallels", "-o", "cluster_size=32256"),
+        "252 KiB clusters": converted("parallels", "-o", "cluster_size=252k"),
+        "16 MiB clusters": converted("parallels", "-o", "cluster_size=16M"),
+        "old kind": old_kind,
+    }
+    cuts = (16, 20, 63, 64)
+    empty = (512, MiB, MiB + 512, 1_000_001, 64 * MiB, "640M", "2T", "15T")
 
 
 class TestAgreesWithQemu:
-    @pytest.mark.parametrize("variant", VARIANTS)
-    @pytest.mark.parametrize("size", SIZES)
-    def test_on_what_qemu_img_makes(self, tmp_path: Path, variant: str, size: int) -> None:
-        path = qemu_img_create(tmp_path / "image", size, "parallels", *VARIANTS[variant])
-        ours, theirs = judge(path), qemu_img_info(path)
-        assert (ours.format, ours.virtual_size) == (theirs["format"], theirs["virtual-size"])
-        assert ours.file_size == path.stat().st_size
-        assert not ours.hazards
-
-    @pytest.mark.parametrize("size", ["2T", "15T"])
-    def test_on_vast_disks(self, tmp_path: Path, size: str) -> None:
-        path = qemu_img_create(tmp_path / "image", size, "parallels")
-        ours = judge(path)
-        assert ours.virtual_size == qemu_img_info(path)["virtual-size"]
-        assert not ours.hazards
-
     def test_on_the_old_kind_whose_size_has_32_bits(self, plain: Path) -> None:
         set_field(patch(plain, 0, b"WithoutFreeSpace"), SECTORS, 1 << 32 | 0x100)
         ours = judge(plain)
@@ -149,52 +141,12 @@ class TestRefuses:
 
     def test_a_file_that_was_cut_short(self, plain: Path) -> None:
         data = plain.read_bytes()
-        for size in (16, 20, 63, 64, 100, 64 + 319 * 4):
+        for size in (100, 64 + 319 * 4):
             image = identify(MemoryReader(data[:size]))
             assert (image.format, image.verdict) == ("parallels", Verdict.REFUSE), size
 
 
-class TestReadsLittle:
-    @pytest.mark.parametrize("variant", VARIANTS)
-    def test_one_read_settles_the_format(self, tmp_path: Path, variant: str) -> None:
-        path = qemu_img_create(tmp_path / "image", "640M", "parallels", *VARIANTS[variant])
-        with FileReader(path) as reader:
-            recorder = RecordingReader(reader)
-            assert identify(recorder, look_inside=False).verdict is Verdict.OK
-            assert (recorder.trips, recorder.bytes_read) == (1, 64 << 10)
-
-
 class TestLooksInside:
-    @pytest.fixture(scope="class")
-    def disk(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        return small_disk(tmp_path_factory.mktemp("disk"))
-
-    @pytest.mark.parametrize("variant", VARIANTS)
-    def test_and_sees_what_a_raw_disk_would_show(self, tmp_path: Path, disk: Path, variant: str) -> None:
-        path = tmp_path / "image"
-        run("qemu-img", "convert", "-O", "parallels", *VARIANTS[variant], disk, path)
-        with FileReader(path) as reader:
-            recorder = RecordingReader(reader)
-            image = identify(recorder)
-            assert recorder.trips <= 8
-        assert [part.filesystem and part.filesystem.type for part in image.media.partitions] == ["vfat", "ext4"]
-        assert image.media == judge(disk).media
-        assert everything(path) == disk.read_bytes()
-
-    def test_and_follows_the_old_kind_which_counts_in_sectors(self, tmp_path: Path, disk: Path) -> None:
-        path = tmp_path / "image"
-        run("qemu-img", "convert", "-O", "parallels", "-o", "cluster_size=64k", disk, path)
-        data = bytearray(path.read_bytes())
-        data[:16] = b"WithoutFreeSpace"
-        count = struct.unpack_from("<I", data, 32)[0]
-        entries = struct.unpack_from(f"<{count}I", data, 64)
-        struct.pack_into(f"<{count}I", data, 64, *(entry * 128 for entry in entries))
-        path.write_bytes(data)
-        run("qemu-img", "convert", "-f", "parallels", "-O", "raw", path, tmp_path / "back")
-        assert (tmp_path / "back").read_bytes() == disk.read_bytes()
-        assert everything(path) == disk.read_bytes()
-        assert judge(path).media == judge(disk).media
-
     def test_and_survives_a_map_that_leads_nowhere(self, tmp_path: Path) -> None:
         path = qemu_img_create(tmp_path / "image", "64M", "parallels", "-o", "cluster_size=512")
         last = 64 + ((64 << 11) - 1) * 4  # out of sight
@@ -206,41 +158,3 @@ class TestLooksInside:
             assert guest.pread(0, 512) == bytes(512)
             with pytest.raises(CannotMap):
                 guest.pread(guest.size - 512, 512)
-
-
-@pytest.fixture(scope="module")
-def seed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    folder = tmp_path_factory.mktemp("seed")
-    run("mkfs.vfat", "-C", folder / "fat", "1000")
-    run("qemu-img", "convert", "-O", "parallels", "-o", "cluster_size=64k", folder / "fat", folder / "parallels")
-    return (folder / "parallels").read_bytes()
-
-
-NUMBERS = st.one_of(
-    st.sampled_from([0, 1, 2, 3, 63, 128, 2048, 0x746F6E59, 1 << 22, 1 << 31, 0xFFFFFFFF]), st.integers(0, 0xFFFFFFFF)
-)
-
-
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    changes=st.lists(st.tuples(st.sampled_from(range(16, 80, 4)), NUMBERS), min_size=1, max_size=3),
-    old=st.booleans(),
-    cut=st.integers(0, 9),
-)
-def test_what_is_judged_sound_after_any_change_opens_in_qemu_with_that_size(
-    tmp_path: Path, seed: bytes, changes: list[tuple[int, int]], old: bool, cut: int
-) -> None:
-    data = bytearray(seed)
-    if old:
-        data[:16] = b"WithoutFreeSpace"
-    for offset, value in changes:
-        struct.pack_into("<I", data, offset, value)
-    whole = bytes(data[: len(data) * (20 - cut) // 20] if cut > 5 else data)
-    recorder = RecordingReader(MemoryReader(whole))
-    image = identify(recorder)
-    sound(image, recorder)
-    if image.format != "parallels" or image.verdict is Verdict.REFUSE:
-        return
-    path = tmp_path / "image"
-    path.write_bytes(whole)
-    assert qemu_img_info(path, "-f", "parallels")["virtual-size"] == image.virtual_size

@@ -1,34 +1,25 @@
 """vpc: made by qemu-img, changed by hand, judged by us and by QEMU."""
 
 import struct
-import subprocess
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from probes.formats import magics
 from probes.identify import guest_disk, identify
-from probes.image import Image, Verdict
+from probes.image import Verdict
 from probes.mapping import CannotMap
-from probes.recording import RecordingReader
-from tests.formats.disks import everything, small_disk
-from tests.formats.images import MiB, codes, judge, patch, qemu_img_create, qemu_img_info, run
+from tests.formats.contract import FormatContract, GuestContract, Pack, converted
+from tests.formats.images import MiB, codes, judge, patch, qemu_img_create, qemu_img_info
+from tests.formats.judged import opens_as, refused_as
 from tests.formats.readers import FileReader, MemoryReader
-from tests.formats.test_hostile import sound
 
 GiB = 1 << 30
+# The largest that a geometry tells
 MAX_GEOMETRY = 65535 * 16 * 255 * 512
-
-VARIANTS: dict[str, tuple[str, ...]] = {
-    "dynamic": (),
-    "dynamic, size forced": ("-o", "force_size=on"),
-    "fixed": ("-o", "subformat=fixed"),
-    "fixed, size forced": ("-o", "subformat=fixed,force_size=on"),
-}
-SIZES = (512, MiB, MiB + 512, 1_000_001, 64 * MiB, 3 * GiB, 31 * GiB + 512)
-VAST = (127 * GiB, MAX_GEOMETRY - 512, MAX_GEOMETRY, MAX_GEOMETRY + 512, 128 * GiB, 500 * GiB, 2040 * GiB)
 
 # A footer's fields, as (offset, struct format)
 HEADER_OFFSET, CREATOR, SIZE_FIELD, TYPE, SAVED = (16, ">Q"), (28, ">4s"), (48, ">Q"), (60, ">I"), (84, ">B")
@@ -60,9 +51,8 @@ def changed(path: Path, *changes: tuple[tuple[int, str], object], footer_at: int
     return path
 
 
-def qemu_opens(path: Path) -> bool:
-    done = subprocess.run(["qemu-img", "info", "-f", "vpc", path], capture_output=True, check=False)
-    return done.returncode == 0
+qemu_opens = partial(opens_as, "vpc")
+refused = partial(refused_as, "vpc")
 
 
 @pytest.fixture
@@ -75,30 +65,40 @@ def fixed(tmp_path: Path) -> Path:
     return qemu_img_create(tmp_path / "fixed.vhd", "1M", "vpc", "-o", "subformat=fixed")
 
 
-def refused(image: Image, code: str) -> None:
-    assert image.format == "vpc"
-    assert codes(image) == {code}
-    assert image.verdict is Verdict.REFUSE
-    assert all(hazard.text.isprintable() for hazard in image.hazards)
+class TestContract(FormatContract, GuestContract):
+    name = "vpc"
+    variants: ClassVar[Mapping[str, Pack]] = {
+        "dynamic": converted("vpc"),
+        "dynamic, size forced": converted("vpc", "-o", "force_size=on"),
+    }
+    cuts = (8, 100, 512, 600, 1536, 1700, 4096, 100_000, MiB, -1024)
+    empty = (
+        512, MiB, MiB + 512, 1_000_001, 64 * MiB, 3 * GiB, 31 * GiB + 512, 127 * GiB, MAX_GEOMETRY - 512, MAX_GEOMETRY,
+        MAX_GEOMETRY + 512, 128 * GiB, 500 * GiB, 2040 * GiB,
+    )  # fmt: skip
+
+
+class TestFixed(FormatContract, GuestContract):
+    name = "vpc"
+    variants: ClassVar[Mapping[str, Pack]] = {
+        "fixed": converted("vpc", "-o", "subformat=fixed"),
+        "fixed, size forced": converted("vpc", "-o", "subformat=fixed,force_size=on"),
+    }
+    trips = 2  # the end tells
+    most_bytes = 88 << 10
+    empty = (512, MiB, 1_000_001, 64 * MiB, 3 * GiB)
+    create = ("-o", "subformat=fixed")
+    cuts = ()  # what is cut has no end: it is a raw disk
 
 
 class TestAgreesWithQemu:
-    @pytest.mark.parametrize("variant", VARIANTS)
-    @pytest.mark.parametrize("size", SIZES)
-    def test_on_what_qemu_img_makes(self, tmp_path: Path, variant: str, size: int) -> None:
-        path = qemu_img_create(tmp_path / "image", size, "vpc", *VARIANTS[variant])
-        ours, theirs = judge(path), qemu_img_info(path, "-f", "vpc")
-        assert (ours.format, ours.virtual_size) == ("vpc", theirs["virtual-size"])
-        assert ours.file_size == path.stat().st_size
-        assert not ours.hazards
-        assert ours.features == (variant.partition(",")[0], "made by QEMU")
-
-    @pytest.mark.parametrize("variant", VARIANTS)
-    @pytest.mark.parametrize("size", VAST)
-    def test_on_vast_disks(self, tmp_path: Path, variant: str, size: int) -> None:
-        path = qemu_img_create(tmp_path / "image", size, "vpc", *VARIANTS[variant])
+    @pytest.mark.parametrize("kind", ["dynamic", "fixed"])
+    @pytest.mark.parametrize("size", [1_000_001, MAX_GEOMETRY, MAX_GEOMETRY + 512])
+    def test_on_a_size_that_is_forced(self, tmp_path: Path, kind: str, size: int) -> None:
+        path = qemu_img_create(tmp_path / "image", size, "vpc", "-o", f"subformat={kind},force_size=on")
         ours = judge(path)
         assert ours.virtual_size == qemu_img_info(path, "-f", "vpc")["virtual-size"]
+        assert ours.features == (kind, "made by QEMU")
         assert not ours.hazards
 
     @pytest.mark.parametrize(
@@ -214,15 +214,6 @@ class TestRefuses:
         refused(judge(patch(dynamic, TABLE + 4, struct.pack(">I", entry))), "vpc-truncated")
         assert not qemu_opens(dynamic)
 
-    def test_a_dynamic_disk_that_was_cut_short(self, tmp_path: Path) -> None:
-        disk = small_disk(tmp_path)
-        run("qemu-img", "convert", "-O", "vpc", disk, tmp_path / "image")
-        data = (tmp_path / "image").read_bytes()
-        for size in (8, 100, 512, 600, 1536, 1700, 4096, 100_000, MiB, len(data) - 1024):
-            image = identify(MemoryReader(data[:size]))
-            assert (image.format, image.verdict) == ("vpc", Verdict.REFUSE), size
-        assert judge(tmp_path / "image").verdict is Verdict.OK
-
 
 class TestFooterBehindADisk:
     """Which may be a fixed VHD's, or the work of the guest whose raw disk it is."""
@@ -268,50 +259,8 @@ class TestFooterBehindADisk:
         assert magics.recognise_tail(MemoryReader(bytes(MiB) + b"conectix".ljust(512, b"\0"))) == []
 
 
-class TestReadsLittle:
-    @pytest.mark.parametrize(("variant", "trips"), [("dynamic", 1), ("fixed", 2)])
-    def test_one_read_settles_the_format_or_two_where_the_end_tells(
-        self, tmp_path: Path, variant: str, trips: int
-    ) -> None:
-        path = qemu_img_create(tmp_path / "image", "64M", "vpc", *VARIANTS[variant])
-        with FileReader(path) as reader:
-            recorder = RecordingReader(reader)
-            assert identify(recorder, look_inside=False).format == "vpc"
-            assert recorder.trips == recorder.reads == trips
-            assert recorder.bytes_read <= 88 << 10
-
-    def test_a_table_far_away_is_left_where_it_is(self, tmp_path: Path) -> None:
-        path = qemu_img_create(tmp_path / "image", "2040G", "vpc", "-o", "force_size=on")
-        with FileReader(path) as reader:
-            recorder = RecordingReader(reader)
-            assert identify(recorder, look_inside=False).verdict is Verdict.OK
-            assert (recorder.trips, recorder.bytes_read) == (1, 64 << 10)
-
-
 class TestLooksInside:
-    @pytest.fixture(scope="class")
-    def disk(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        return small_disk(tmp_path_factory.mktemp("disk"))
-
-    @pytest.mark.parametrize("variant", VARIANTS)
-    def test_and_sees_what_a_raw_disk_would_show(self, tmp_path: Path, disk: Path, variant: str) -> None:
-        path = tmp_path / "image"
-        run("qemu-img", "convert", "-O", "vpc", *VARIANTS[variant], disk, path)
-        with FileReader(path) as reader:
-            recorder = RecordingReader(reader)
-            image = identify(recorder)
-            assert recorder.trips <= 8
-        assert [part.filesystem and part.filesystem.type for part in image.media.partitions] == ["vfat", "ext4"]
-        assert image.media == judge(disk).media
-
-    @pytest.mark.parametrize("variant", VARIANTS)
-    def test_and_maps_every_byte_as_qemu_does(self, tmp_path: Path, disk: Path, variant: str) -> None:
-        path, back = tmp_path / "image", tmp_path / "back"
-        run("qemu-img", "convert", "-O", "vpc", *VARIANTS[variant], disk, path)
-        run("qemu-img", "convert", "-f", "vpc", "-O", "raw", path, back)
-        assert everything(path) == back.read_bytes()
-
-    def test_and_survives_a_map_that_leads_nowhere(self, tmp_path: Path) -> None:
+    def test_but_not_by_a_map_that_leads_nowhere(self, tmp_path: Path) -> None:
         path = qemu_img_create(tmp_path / "image", "64G", "vpc")
         last = -(-judge(path).virtual_size // (2 * MiB)) - 1
         patch(path, TABLE + last * 4, struct.pack(">I", 0xFFFFFF))  # out of sight, so it is QEMU's to judge
@@ -323,47 +272,3 @@ class TestLooksInside:
             with pytest.raises(CannotMap):
                 guest.pread(guest.size - 512, 512)
         assert not qemu_opens(path)
-
-
-@pytest.fixture(scope="module")
-def seeds(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, ...]:
-    folder = tmp_path_factory.mktemp("seeds")
-    run("mkfs.vfat", "-C", folder / "fat", "1000")
-    run("qemu-img", "convert", "-O", "vpc", folder / "fat", folder / "dynamic")
-    run("qemu-img", "convert", "-O", "vpc", "-o", "subformat=fixed", folder / "fat", folder / "fixed")
-    return (folder / "dynamic").read_bytes(), (folder / "fixed").read_bytes()
-
-
-FIELDS = st.sampled_from(
-    [8, 16, 20, 24, 28, 48, 52, 56, 58, 60, 84, 512, 516, 528, 532, 540, 544, 548, 576, 1536, 1540]
-)
-NUMBERS = st.one_of(
-    st.sampled_from([0, 1, 2, 3, 4, 32, 512, 1536, 1 << 21, 1 << 31, 0x7FFFFFFF, 0xFFFFFFFF]),
-    st.integers(0, 0xFFFFFFFF),
-)
-
-
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    which=st.integers(0, 1), changes=st.lists(st.tuples(FIELDS, NUMBERS), min_size=1, max_size=3), cut=st.integers(0, 9)
-)
-def test_what_is_judged_sound_after_any_change_opens_in_qemu_with_that_size(
-    tmp_path: Path, seeds: tuple[bytes, ...], which: int, changes: list[tuple[int, int]], cut: int
-) -> None:
-    data = bytearray(seeds[which])
-    start = 0 if which == 0 else len(data) - 512
-    for offset, value in changes:
-        if start + offset + 4 <= len(data):
-            data[start + offset : start + offset + 4] = struct.pack(">I", value)
-    seal(data, start, 512, 64)
-    if which == 0:
-        seal(data, 512, 1024, 36)
-    whole = bytes(data[: len(data) * (20 - cut) // 20] if cut > 5 else data)
-    recorder = RecordingReader(MemoryReader(whole))
-    image = identify(recorder)
-    sound(image, recorder)
-    if image.format != "vpc" or image.verdict is Verdict.REFUSE:
-        return
-    path = tmp_path / "image"
-    path.write_bytes(whole)
-    assert qemu_img_info(path, "-f", "vpc")["virtual-size"] == image.virtual_size
