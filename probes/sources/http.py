@@ -314,6 +314,9 @@ class HttpReader(Reader):
             self._source.client.check(answer, target)
             check_encoding(answer)
             self._compare(answer)
+            if not self._pin.validator and not is_one_server(self.target.location, target.location):
+                why = "its server leads to another one for a part of it, and nothing proves that it is the same there"
+                raise Changed("read", self.location, why, "open it again")
             if answer.status == 200:
                 raise BadAnswer("read", self.location, "the server no longer serves ranges")
             first, beyond, size = content_range(answer)

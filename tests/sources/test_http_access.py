@@ -10,6 +10,7 @@ from probes.credentials import Credentials, Secret
 from probes.entry import Kind
 from probes.errors import (
     BadAnswer,
+    Changed,
     Denied,
     TimedOut,
     Unreachable,
@@ -63,6 +64,24 @@ def test_a_redirect_is_resolved_once_and_reads_go_straight_to_its_target(folder:
         found = source.attach(place, DIRECT, Mode.SNAPSHOT)
         assert found.node["url"] == url + "x.img"
         assert found.location == place
+
+
+@pytest.mark.parametrize("tag", ["", '"one"'])
+def test_a_part_of_an_image_is_another_server_s_only_if_that_proves_it(tag: str) -> None:
+    """Else whoever made the image could have its guest read what only this host can reach."""
+    headers = {"ETag": tag} if tag else {}
+
+    def front(request: Request) -> Reply:
+        is_head = request.headers.get("Range", "").startswith("bytes=0-")
+        return ranged(DATA, request, headers) if is_head else Reply(302, b"", {"Location": other.url + "internal"})
+
+    with Site(lambda request: ranged(DATA, request, headers)) as other, Site(front) as site, HttpSource() as source:
+        reader = source.open(at(site.url + "x.img"))
+        if tag:
+            assert reader.pread(100_000, 512) == DATA[100_000:100_512]
+            return
+        with pytest.raises(Changed):
+            reader.pread(100_000, 512)
 
 
 def test_credentials_do_not_follow_a_redirect_to_another_server() -> None:
