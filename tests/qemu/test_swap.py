@@ -28,6 +28,7 @@ from tests.servers.swapping import SwappingSite
 
 MIB = 1 << 20
 ACCEPT = frozenset({"backing-file"})
+SMALL = ("--memory", "64M", "--cpus", "1")  # whatever else this machine does meanwhile
 
 
 class Swap:
@@ -105,7 +106,7 @@ def test_a_server_that_swaps_the_image_after_the_first_look_gets_nothing_run_and
     log = scratch("trace")
     strace = [shutil.which("strace") or "strace", "-f", "-qq", "-e", "trace=open,openat,openat2,execve", "-o", str(log)]
     with SwappingSite(swap.first, swap.later) as site:
-        boot = ("boot", f"{site.url}image", "--route", route, "--accept", "backing-file", "--json")
+        boot = ("boot", f"{site.url}image", "--route", route, *SMALL, "--accept", "backing-file", "--json")
         done = traced(farboot, strace, *boot)
     assert done["error"] == "changed", done
     assert re.search("not those that were judged|was written since|it is .* now", str(done["why"])), done
@@ -130,7 +131,7 @@ def traced(farboot: Farboot, strace: list[str], *arguments: str) -> dict[str, ob
 def test_the_same_server_is_booted_from_while_it_is_honest(farboot: Farboot, swap: Swap, route: str) -> None:
     with SwappingSite(swap.first, swap.later, honest=True) as site:
         place = f"{site.url}image"
-        done = farboot("boot", place, "--route", route, "--accept", "backing-file", "--json")
+        done = farboot("boot", place, "--route", route, *SMALL, "--accept", "backing-file", "--json")
         assert done.returncode == 0, done.stderr
         farboot("stop", "--force", json.loads(done.stdout)["id"])
 
@@ -144,7 +145,7 @@ def prepared(home: Home, scratch: Callable[[str], Path]) -> Callable[[Path], Pre
 
     def prepare(path: Path) -> Prepared:
         location = Location("file", path=str(path))
-        return Engine().prepare(location, Options(accept=ACCEPT, route=RouteWish.AUTO))
+        return Engine().prepare(location, Options(accept=ACCEPT, route=RouteWish.AUTO, memory=64 << 20, cpus=1))
 
     return prepare
 
