@@ -18,7 +18,7 @@ from probes.image import Hazard, Image, Verdict
 from probes.location import Location
 from probes.mapping import CannotMap
 from probes.media.look import Findings, examine
-from probes.reader import Pin, Reader
+from probes.reader import Pin, Reader, is_openly_below
 from probes.recording import OverBudget, RecordingReader
 from probes.source import DEADLINE
 from probes.text import clean
@@ -31,6 +31,7 @@ _WITH_FOLDERS = frozenset({
     "file", "http", "https", "ftp", "ftps", "tftp", "nfs", "ssh", "sftp", "gluster",
 })  # fmt: skip
 _SHOWN = 200
+_RAW_NAMES = (".raw", ".img", ".dd")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ def beside(location: Location, name: str) -> Location | None:
 def _below(folder: str, name: str) -> Location | None:
     real = os.path.realpath(folder)
     found = os.path.realpath(os.path.join(real, name))
-    return Location("file", path=found) if found.startswith(real.rstrip("/") + "/") else None
+    return Location("file", path=found) if is_openly_below(found, real) else None
 
 
 def _follow(first: _Opened, judge: Callable[[Location], _Opened]) -> tuple[list[_Opened], Hazard | None]:
@@ -142,7 +143,7 @@ def _nowhere(location: Location) -> str:
     if location.scheme in {"http", "https"}:
         return "and its server leads to another one for it: that is not followed (open the image itself there)"
     if location.scheme in _WITH_FOLDERS:
-        return "and that does not lie in its folder: where a link leads out of it, it is not followed"
+        return "and that does not lie in its folder: a link out of it, or to what is hidden, is not followed"
     return "and where it is stored there are no folders in which that could lie beside it"
 
 
@@ -187,6 +188,8 @@ def _question(own: Link, below: list[Link]) -> Hazard:
     else:
         listed = f"{', '.join(told[:-1])} and {told[-1]}"
         text = f"It needs {len(told)} backing images beside it, {listed}: they are opened as well."
+    if own.location.name.lower().endswith(_RAW_NAMES):
+        text += " Its name is that of a raw disk: a guest that had it as one may have written this there; then say no."
     return Hazard("backing-file", text, Verdict.ASK)
 
 

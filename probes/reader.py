@@ -45,8 +45,8 @@ class Reader(ABC):
         return False
 
     def lies_below(self, folder: Location) -> bool:
-        """Whether the image lies in `folder`, or below, once all links and redirects were followed: True where its
-        storage does not tell. Raises what `pread` raises.
+        """Whether the image lies in `folder`, or below, once all links and redirects were followed, and is not hidden:
+        True where its storage does not tell. Raises what `pread` raises.
         """
         return True
 
@@ -70,6 +70,12 @@ class Reader(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def is_openly_below(path: str, folder: str) -> bool:
+    """Whether `path` is in `folder`, or below it, and hidden nowhere on the way; of both all links were followed."""
+    whole = folder.rstrip("/") + "/"
+    return path.startswith(whole) and "/." not in path[len(whole) - 1 :]
 
 
 class Writer(Reader):

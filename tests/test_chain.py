@@ -185,6 +185,10 @@ def test_a_link_that_leads_out_of_the_folder_is_not_followed(tmp_path: Path, tar
     folder.mkdir()
     (folder / "base.raw").symlink_to(target)
     assert refusal(overlay(folder / "top.qcow2", "base.raw", "raw"))[0] == "backing-outside"
+    (folder / ".ssh").mkdir()
+    raw(folder / ".ssh" / "id_ed25519")
+    (folder / "key.raw").symlink_to(".ssh/id_ed25519")
+    assert refusal(overlay(folder / "third.qcow2", "key.raw", "raw"))[0] == "backing-outside"
     (folder / "sub").symlink_to("..")
     assert refusal(overlay(folder / "other.qcow2", "sub/outside.raw", "raw"))[0] == "backing-outside"
 
@@ -193,7 +197,7 @@ def test_nor_is_one_on_an_ssh_server(sshd: Sshd, ssh_home: SshHome, tmp_path: Pa
     sshd.authorize(ssh_home.key())
     ssh_home.trust(sshd.known())
     links_that_lead_out(tmp_path)
-    for name in ("base", "sub"):
+    for name in ("base", "sub", "key"):
         assert refusal(sshd.url(tmp_path / "images" / f"{name}.qcow2"))[0] == "backing-outside"
     good = inspect(sshd.url(tmp_path / "images" / "good.qcow2"))
     assert codes(good.image) == {"backing-file"}
@@ -204,7 +208,7 @@ def test_nor_is_one_on_an_nfs_server(ganesha: Ganesha, tmp_path: Path) -> None:
     top.mkdir()
     links_that_lead_out(top)
     place = f"{ganesha.location('images')}{tmp_path.name}/images"
-    for name in ("base", "sub"):
+    for name in ("base", "sub", "key"):
         assert refusal(f"{place}/{name}.qcow2")[0] == "backing-outside"
     assert codes(inspect(f"{place}/good.qcow2").image) == {"backing-file"}
 
@@ -226,6 +230,10 @@ def links_that_lead_out(top: Path) -> None:
     (top / "images").symlink_to("real")
     (top / "real" / "base.raw").symlink_to("../base.raw")
     (top / "real" / "sub").symlink_to("..")
+    (top / "real" / ".ssh").mkdir()
+    raw(top / "real" / ".ssh" / "key")
+    (top / "real" / "key").symlink_to(".ssh/key")
+    overlay(top / "real" / "key.qcow2", "key", "raw")
     raw(top / "real" / "good.raw")
     (top / "real" / "link.raw").symlink_to("good.raw")
     overlay(top / "real" / "base.qcow2", "base.raw", "raw")
@@ -328,6 +336,14 @@ def test_a_raw_disk_whose_guest_wrote_a_header_into_it_is_not_taken_for_what_tha
     assert code == "backing-format"
     assert "qcow2" in text
     assert "rebase" in text
+
+
+def test_the_question_warns_of_a_raw_disk_whose_guest_may_ask_for_another_one_s(tmp_path: Path) -> None:
+    raw(tmp_path / "other.raw")
+    (hazard,) = inspect(overlay(tmp_path / "disk.img", "other.raw", "raw")).image.hazards
+    assert "a guest" in hazard.text
+    (hazard,) = inspect(overlay(tmp_path / "disk.qcow2", "other.raw", "raw")).image.hazards
+    assert "a guest" not in hazard.text
 
 
 @pytest.mark.parametrize("place", ["nbd://h/export", "rbd:pool/image", "iscsi://h/iqn.x:y/1", "host_device:/dev/sdz"])

@@ -112,7 +112,7 @@ def described(inspection: Inspection) -> list[str]:
     rows += [(f"{hazard.verdict}", hazard.text) for hazard in image.hazards]
     rows.append(("verdict", _VERDICTS[image.verdict]))
     width = max(len(label) for label, _ in rows) + 1
-    return [f"{label + ':':{width}} {text}" for label, text in rows]
+    return [f"{label + ':':{width}} {clean(text)}" for label, text in rows]
 
 
 def _list(engine: Engine, location: Location) -> list[Entry]:

@@ -34,7 +34,7 @@ from probes.nfs.open import OpenFile
 from probes.nfs.options import Options, options_of
 from probes.nfs.server import Found, Server, tidy
 from probes.nfs.services import ExportLine
-from probes.reader import Reader, Writer
+from probes.reader import Reader, Writer, is_openly_below
 from probes.source import DEADLINE, Source
 from probes.text import clean
 
@@ -169,7 +169,7 @@ class NfsSource(Source):
         server = self._server(location, tried)
         found = server.find(_path(location, tried), tried, location)
         whole = server.without_links(f"{_path(folder, tried).rstrip('/')}/x", tried, folder).removesuffix("x")
-        return server.without_links(found.path, tried, location).startswith(whole)
+        return is_openly_below(server.without_links(found.path, tried, location), whole)
 
     def _opened_at_once(self, server: Server, location: Location, tried: str, write: bool) -> OpenFile | None:
         """The plain file at `location`, opened without a look at it first, which is two round trips.

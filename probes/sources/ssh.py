@@ -37,7 +37,7 @@ from probes.errors import (
 )
 from probes.location import Location
 from probes.network.call import Call
-from probes.reader import Pin, Writer
+from probes.reader import Pin, Writer, is_openly_below
 from probes.source import DEADLINE, Source
 from probes.ssh import replies as protocol
 from probes.ssh.config import resolve
@@ -261,8 +261,8 @@ class SshReader(Writer):
 
     def lies_below(self, folder: Location) -> bool:
         with self._used("look at"):
-            whole = self._sftp.real_path(_path(self._sftp, folder)).rstrip(b"/")
-            return self._sftp.real_path(self.path).startswith(whole + b"/")
+            whole = self._sftp.real_path(_path(self._sftp, folder))
+            return is_openly_below(_text(self._sftp.real_path(self.path)), _text(whole))
 
     def close(self) -> None:
         if not self._closed:
