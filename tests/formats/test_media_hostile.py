@@ -45,8 +45,7 @@ def seeds() -> tuple[bytes, ...]:
         copy_into(mbr, 4 * MiB, ext)
         apple = sparse(folder / "apple", 12 * MiB)
         run("parted", "-s", apple, "mklabel", "mac", "mkpart", "one", "hfs", "1MiB", "10MiB")
-        run("hformat", "-l", "lbl", sparse(folder / "hfs", 8 * MiB))
-        copy_into(apple, MiB, folder / "hfs")
+        copy_into(apple, MiB, ext)
         zfs = patch(sparse(folder / "zfs", MiB), 16 << 10, nvlist(version=5000, name="rpool", pool_guid=7, txg=1))
         qcow2 = folder / "qcow2"
         run("qemu-img", "convert", "-O", "qcow2", "-o", "cluster_size=4k", gpt, qcow2)

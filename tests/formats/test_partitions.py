@@ -267,10 +267,10 @@ class TestAppleMap:
     def test_with_a_filesystem_is_looked_into(self, tmp_path: Path) -> None:
         path = sparse(tmp_path / "disk", 30 * MiB)
         run("parted", "-s", path, "mklabel", "mac", "mkpart", "one", "hfs", "1MiB", "11MiB")
-        run("hformat", "-l", "lbl", sparse(tmp_path / "part", 8 * MiB))
+        run("mke2fs", "-q", "-t", "ext2", "-L", "lbl", sparse(tmp_path / "part", 8 * MiB))
         found = judge(copy_into(path, MiB, tmp_path / "part")).media.partitions[1].filesystem
         assert found is not None
-        assert (found.type, found.label) == ("hfs", "lbl")
+        assert (found.type, found.label) == ("ext2", "lbl")
 
     @pytest.mark.parametrize("count", [0, 1 << 31, 0xFFFFFFFF])
     def test_that_counts_absurdly_costs_nothing(self, tmp_path: Path, count: int) -> None:
