@@ -2,35 +2,19 @@
 
 import struct
 import subprocess
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from probes.identify import identify
-from probes.image import Image, Verdict
+from probes.image import Verdict
 from probes.mapping import CannotMap
-from probes.recording import RecordingReader
-from tests.formats.disks import everything, small_disk
-from tests.formats.images import codes, judge, qemu_img_info, run
+from tests.formats.contract import FormatContract, GuestContract, Pack, built
+from tests.formats.disks import everything
+from tests.formats.images import codes, judge, qemu_img_info
+from tests.formats.judged import judge_bytes, refused_as
 from tests.formats.packed_disks import CLOOP_SCRIPT, bochs, cloop
-from tests.formats.readers import MemoryReader
-from tests.formats.test_hostile import sound
-
-
-def judge_bytes(data: bytes) -> Image:
-    recorder = RecordingReader(MemoryReader(data))
-    image = identify(recorder)
-    sound(image, recorder)
-    return image
-
-
-def refused(image: Image, name: str, code: str) -> None:
-    assert image.format == name
-    assert code in codes(image), image.hazards
-    assert image.verdict is Verdict.REFUSE
 
 
 def opens(path: Path, data: bytes, name: str) -> bool:
@@ -42,43 +26,26 @@ def changed(data: bytes, offset: int, value: bytes) -> bytes:
     return data[:offset] + value + data[offset + len(value) :]
 
 
-@pytest.fixture(scope="module")
-def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_disk(tmp_path_factory.mktemp("disk"))
+class TestBochsContract(FormatContract, GuestContract):
+    name = "bochs"
+    variants: ClassVar[Mapping[str, Pack]] = {
+        "plain": built(bochs),
+        "version 1": built(lambda disk: bochs(disk, version=1)),
+        "large extents": built(lambda disk: bochs(disk, extent=1 << 20)),
+        "small extents": built(lambda disk: bochs(disk, extent=4096)),
+    }
+    trips_inside = 9
+    cuts = (22, 64, 511, 600)
 
 
-BUILDERS: dict[str, Callable[[bytes], bytes]] = {"bochs": bochs, "cloop": cloop}
-VARIANTS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
-    "bochs": ("bochs", bochs),
-    "bochs, version 1": ("bochs", lambda disk: bochs(disk, version=1)),
-    "bochs, large extents": ("bochs", lambda disk: bochs(disk, extent=1 << 20)),
-    "bochs, small extents": ("bochs", lambda disk: bochs(disk, extent=4096)),
-    "cloop": ("cloop", cloop),
-    "cloop, large blocks": ("cloop", lambda disk: cloop(disk, block=1 << 20)),
-    "cloop, small blocks": ("cloop", lambda disk: cloop(disk, block=4096)),
-}
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_it_agrees_with_qemu_on_the_size_and_every_byte(tmp_path: Path, disk: Path, variant: str) -> None:
-    name, build = VARIANTS[variant]
-    path = tmp_path / "image"
-    path.write_bytes(build(disk.read_bytes()))
-    image, theirs = judge(path), qemu_img_info(path)
-    assert (image.format, image.virtual_size) == (name, theirs["virtual-size"])
-    assert theirs["format"] == name
-    assert image.verdict is Verdict.OK
-    assert not image.hazards
-    assert image.media == judge(disk).media
-    run("qemu-img", "compare", "-f", name, "-F", "raw", path, disk)
-    assert everything(path) == disk.read_bytes()
-
-
-@pytest.mark.parametrize("name", ["bochs", "cloop"])
-def test_one_round_trip_settles_it(name: str) -> None:
-    recorder = RecordingReader(MemoryReader(BUILDERS[name](b"x" * (8 << 20))))
-    assert identify(recorder, look_inside=False).format == name
-    assert recorder.trips == 1
+class TestCloopContract(FormatContract, GuestContract):
+    name = "cloop"
+    variants: ClassVar[Mapping[str, Pack]] = {
+        "plain": built(cloop),
+        "large blocks": built(lambda disk: cloop(disk, block=1 << 20)),
+        "small blocks": built(lambda disk: cloop(disk, block=4096)),
+    }
+    cuts = (44, 100, 131, 136, 200, -1000)
 
 
 class TestBochs:
@@ -98,7 +65,7 @@ class TestBochs:
     )
     def test_kinds_that_qemu_does_not_open(self, tmp_path: Path, data: bytes, offset: int, value: bytes) -> None:
         data = changed(data, offset, value)
-        refused(judge_bytes(data), "bochs", "bochs-kind")
+        refused_as("bochs", judge_bytes(data), "bochs-kind")
         assert not opens(tmp_path / "image", data, "bochs")
 
     @pytest.mark.parametrize(
@@ -115,19 +82,19 @@ class TestBochs:
     )
     def test_headers_that_make_no_sense(self, tmp_path: Path, data: bytes, offset: int, value: int) -> None:
         data = changed(data, offset, struct.pack("<I", value))
-        refused(judge_bytes(data), "bochs", "bochs-invalid")
+        refused_as("bochs", judge_bytes(data), "bochs-invalid")
         assert not opens(tmp_path / "image", data, "bochs")
 
     def test_a_disk_of_no_size_or_too_much(self, tmp_path: Path, data: bytes) -> None:
-        refused(judge_bytes(changed(data, self.SIZE, bytes(8))), "bochs", "empty")
+        refused_as("bochs", judge_bytes(changed(data, self.SIZE, bytes(8))), "empty")
         for size in (1 << 40, (1 << 64) - 1):
-            refused(judge_bytes(changed(data, self.SIZE, struct.pack("<Q", size))), "bochs", "bochs-invalid")
+            refused_as("bochs", judge_bytes(changed(data, self.SIZE, struct.pack("<Q", size))), "bochs-invalid")
             assert not opens(tmp_path / "image", changed(data, self.SIZE, struct.pack("<Q", size)), "bochs")
 
     def test_one_that_was_cut_short(self, data: bytes) -> None:
         for size in (22, 64, 511):
-            refused(judge_bytes(data[:size]), "bochs", "bochs-invalid")
-        refused(judge_bytes(data[:600]), "bochs", "bochs-truncated")
+            refused_as("bochs", judge_bytes(data[:size]), "bochs-invalid")
+        refused_as("bochs", judge_bytes(data[:600]), "bochs-truncated")
 
     def test_a_catalog_that_leads_nowhere(self, tmp_path: Path, data: bytes) -> None:
         path = tmp_path / "image"
@@ -156,7 +123,7 @@ class TestCloop:
     @pytest.mark.parametrize("value", [0, 1 << 40, 1 << 63, (1 << 64) - 1])
     def test_blocks_out_of_order(self, tmp_path: Path, data: bytes, value: int) -> None:
         data = changed(data, self.PLACES + 16, struct.pack(">Q", value))
-        refused(judge_bytes(data), "cloop", "cloop-invalid")
+        refused_as("cloop", judge_bytes(data), "cloop-invalid")
         assert not opens(tmp_path / "image", data, "cloop")
 
     def test_a_size_that_qemu_counts_wrong(self, tmp_path: Path) -> None:
@@ -164,13 +131,13 @@ class TestCloop:
         blocks = (1 << 41 >> 26) + 1
         head = CLOOP_SCRIPT.ljust(128, b"\0") + struct.pack(">II", 64 << 20, blocks)
         data = (head + struct.pack(">Q", 1000) * (blocks + 1)).ljust(300_000, b"\0")
-        refused(judge_bytes(data), "cloop", "cloop-invalid")
+        refused_as("cloop", judge_bytes(data), "cloop-invalid")
         assert opens(tmp_path / "image", data, "cloop")
         assert qemu_img_info(tmp_path / "image", "-f", "cloop")["virtual-size"] == 64 << 20
 
     def test_a_table_that_would_eat_memory(self, data: bytes) -> None:
         for blocks in (5 << 20, 0xFFFFFFFF):
-            refused(judge_bytes(changed(data, self.BLOCKS, struct.pack(">I", blocks))), "cloop", "cloop-tables")
+            refused_as("cloop", judge_bytes(changed(data, self.BLOCKS, struct.pack(">I", blocks))), "cloop-tables")
 
     def test_more_than_compression_gives_is_asked_about(self, tmp_path: Path) -> None:
         blocks = 1000
@@ -184,11 +151,6 @@ class TestCloop:
     def test_nothing_but_zeros_is_not_too_much(self) -> None:
         assert judge_bytes(cloop(bytes(64 << 20), block=1 << 20)).verdict is Verdict.OK
 
-    def test_one_that_was_cut_short(self, data: bytes) -> None:
-        for size in (44, 100, 131, 136, 200, 1000):
-            assert judge_bytes(data[:size]).format == "cloop"
-            assert judge_bytes(data[:size]).verdict is Verdict.REFUSE
-
     def test_a_damaged_block_is_not_followed(self, tmp_path: Path, data: bytes) -> None:
         path = tmp_path / "image"
         start = struct.unpack(">Q", data[self.PLACES : self.PLACES + 8])[0]
@@ -196,21 +158,3 @@ class TestCloop:
         assert judge(path).media.firmware is None
         with pytest.raises(CannotMap):
             everything(path)
-
-
-CHANGES = st.lists(
-    st.tuples(
-        st.one_of(st.integers(60, 140), st.integers(140, 4000)),
-        st.one_of(st.binary(min_size=1, max_size=8), st.sampled_from([b"\xff" * 8, bytes(8)])),
-    ),
-    max_size=4,
-)
-
-
-@settings(max_examples=300, deadline=None)
-@given(name=st.sampled_from(["bochs", "cloop"]), changes=CHANGES)
-def test_whatever_stands_in_it(name: str, changes: list[tuple[int, bytes]]) -> None:
-    data = BUILDERS[name](bytes(range(256)) * 1000)
-    for offset, value in changes:
-        data = changed(data, offset, value)
-    judge_bytes(data)

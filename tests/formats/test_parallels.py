@@ -13,7 +13,7 @@ import pytest
 from probes.identify import guest_disk, identify
 from probes.image import Verdict
 from probes.mapping import CannotMap
-from tests.formats.contract import FormatContract, GuestContract, Pack, converted
+from tests.formats.contract import CreatedContract, GuestContract, Pack, converted
 from tests.formats.images import MiB, codes, judge, patch, qemu_img_create, qemu_img_info, run, set_field
 from tests.formats.judged import opens_as, refused_as
 from tests.formats.readers import FileReader, MemoryReader
@@ -42,7 +42,7 @@ def plain(tmp_path: Path) -> Path:
     return qemu_img_create(tmp_path / "plain", "20M", "parallels", "-o", "cluster_size=64k")
 
 
-class TestContract(FormatContract, GuestContract):
+class TestContract(CreatedContract, GuestContract):
     name = "parallels"
     variants: ClassVar[Mapping[str, Pack]] = {
         "plain": converted("parallels"),

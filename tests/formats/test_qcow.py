@@ -10,7 +10,7 @@ from typing import ClassVar
 import pytest
 
 from probes.mapping import CannotMap
-from tests.formats.contract import BackingContract, FormatContract, GuestContract, Pack
+from tests.formats.contract import BackingContract, CreatedContract, GuestContract, Pack
 from tests.formats.disks import everything
 from tests.formats.images import judge, patch, qemu_img_create
 from tests.formats.judged import opens_as, refused_as
@@ -19,7 +19,7 @@ BACKING_OFFSET, BACKING_LENGTH, VIRTUAL_SIZE, CLUSTER_BITS, L2_BITS, ENCRYPTION,
 
 
 opens = partial(opens_as, "qcow")
-refused = partial(refused_as, "qcow", alone=False)
+refused = partial(refused_as, "qcow")
 
 
 def convert(disk: Path, path: Path, *options: str) -> None:
@@ -32,7 +32,7 @@ def plain(tmp_path: Path) -> Path:
     return qemu_img_create(tmp_path / "plain", "64M", "qcow")
 
 
-class TestContract(FormatContract, GuestContract, BackingContract):
+class TestContract(CreatedContract, GuestContract, BackingContract):
     name = "qcow"
     variants: ClassVar[Mapping[str, Pack]] = {
         "plain": convert,

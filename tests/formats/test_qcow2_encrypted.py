@@ -3,15 +3,17 @@
 import shutil
 import struct
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from probes.identify import identify
-from probes.image import Image, Verdict
+from probes.image import Verdict
 from tests.formats import images
 from tests.formats.encryption import create_encrypted
 from tests.formats.images import codes, judge, patch, qemu_img_create, qemu_img_info, run, set_field
+from tests.formats.judged import opens_as, refused_as
 from tests.formats.readers import FileReader
 
 CRYPTO = struct.pack(">I", 0x0537BE77)
@@ -19,15 +21,8 @@ BITMAPS = struct.pack(">I", 0x23852875)
 AUTOCLEAR = (88, ">Q")
 
 
-def opens(path: Path) -> bool:
-    """Whether QEMU opens it, to look at it and no more."""
-    done = subprocess.run(["qemu-img", "info", "-f", "qcow2", path], capture_output=True, check=False)
-    return done.returncode == 0
-
-
-def refused(image: Image, code: str) -> None:
-    assert code in codes(image), image.hazards
-    assert image.verdict is Verdict.REFUSE
+opens = partial(opens_as, "qcow2")
+refused = partial(refused_as, "qcow2", alone=False)
 
 
 @pytest.fixture(scope="module")

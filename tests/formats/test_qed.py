@@ -11,7 +11,7 @@ import pytest
 from probes.identify import identify
 from probes.image import Verdict
 from probes.mapping import CannotMap
-from tests.formats.contract import BackingContract, FormatContract, GuestContract, Pack, converted
+from tests.formats.contract import BackingContract, CreatedContract, GuestContract, Pack, converted
 from tests.formats.disks import everything
 from tests.formats.images import codes, judge, patch, qemu_img_create, run
 from tests.formats.judged import opens_as, refused_as
@@ -27,7 +27,7 @@ def plain(tmp_path: Path) -> Path:
     return qemu_img_create(tmp_path / "plain", "64M", "qed")
 
 
-class TestContract(FormatContract, GuestContract, BackingContract):
+class TestContract(CreatedContract, GuestContract, BackingContract):
     name = "qed"
     variants: ClassVar[Mapping[str, Pack]] = {
         "plain": converted("qed"),

@@ -11,7 +11,7 @@ import pytest
 from probes.identify import guest_disk
 from probes.image import Verdict
 from probes.mapping import CannotMap
-from tests.formats.contract import FormatContract, GuestContract, Pack, converted
+from tests.formats.contract import CreatedContract, GuestContract, Pack, converted
 from tests.formats.disks import everything
 from tests.formats.images import MiB, judge, patch, qemu_img_create, qemu_img_info, run, set_field
 from tests.formats.judged import opens_as, refused_as
@@ -46,7 +46,7 @@ def far_map(disk: Path, path: Path) -> Path:
     return path
 
 
-class TestContract(FormatContract, GuestContract):
+class TestContract(CreatedContract, GuestContract):
     name = "vdi"
     variants: ClassVar[Mapping[str, Pack]] = {
         "dynamic": converted("vdi"),

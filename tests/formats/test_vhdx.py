@@ -14,7 +14,7 @@ from probes.identify import guest_disk, identify
 from probes.image import Verdict
 from probes.mapping import CannotMap
 from probes.recording import RecordingReader
-from tests.formats.contract import FormatContract, GuestContract, Pack, converted
+from tests.formats.contract import CreatedContract, GuestContract, Pack, converted
 from tests.formats.images import MiB, codes, judge, qemu_img_create, qemu_img_info, run
 from tests.formats.judged import opens_as, refused_as
 from tests.formats.readers import FileReader, MemoryReader
@@ -60,7 +60,7 @@ def change(tmp_path: Path, pristine: bytes) -> Change:
     return changed
 
 
-class TestContract(FormatContract, GuestContract):
+class TestContract(CreatedContract, GuestContract):
     name = "vhdx"
     variants: ClassVar[Mapping[str, Pack]] = {
         "plain": converted("vhdx"),

@@ -1,5 +1,6 @@
 """The files that a VMDK names: those that hold its data, which nobody opens, and its parent."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,12 @@ from probes.identify import identify
 from probes.image import Backing, Verdict
 from probes.recording import RecordingReader
 from tests.formats.images import MiB, codes, judge, patch, qemu_img_create, qemu_img_info, set_field
+from tests.formats.judged import opens_as, refused_as, sound
 from tests.formats.readers import MemoryReader
-from tests.formats.test_hostile import sound
-from tests.formats.vmdks import CAPACITY, DESCRIPTOR, TEXT_OFFSET, described, qemu_opens, refused
+from tests.formats.vmdks import CAPACITY, DESCRIPTOR, TEXT_OFFSET, described
+
+qemu_opens = partial(opens_as, "vmdk")
+refused = partial(refused_as, "vmdk")
 
 
 @pytest.fixture

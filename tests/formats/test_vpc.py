@@ -12,7 +12,7 @@ from probes.formats import magics
 from probes.identify import guest_disk, identify
 from probes.image import Verdict
 from probes.mapping import CannotMap
-from tests.formats.contract import FormatContract, GuestContract, Pack, converted
+from tests.formats.contract import CreatedContract, GuestContract, Pack, converted
 from tests.formats.images import MiB, codes, judge, patch, qemu_img_create, qemu_img_info
 from tests.formats.judged import opens_as, refused_as
 from tests.formats.readers import FileReader, MemoryReader
@@ -65,7 +65,7 @@ def fixed(tmp_path: Path) -> Path:
     return qemu_img_create(tmp_path / "fixed.vhd", "1M", "vpc", "-o", "subformat=fixed")
 
 
-class TestContract(FormatContract, GuestContract):
+class TestContract(CreatedContract, GuestContract):
     name = "vpc"
     variants: ClassVar[Mapping[str, Pack]] = {
         "dynamic": converted("vpc"),
@@ -78,7 +78,7 @@ class TestContract(FormatContract, GuestContract):
     )  # fmt: skip
 
 
-class TestFixed(FormatContract, GuestContract):
+class TestFixed(CreatedContract, GuestContract):
     name = "vpc"
     variants: ClassVar[Mapping[str, Pack]] = {
         "fixed": converted("vpc", "-o", "subformat=fixed"),
