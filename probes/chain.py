@@ -30,7 +30,7 @@ LONGEST = 8
 _WITH_FOLDERS = frozenset({
     "file", "http", "https", "ftp", "ftps", "tftp", "nfs", "ssh", "sftp", "gluster",
 })  # fmt: skip
-_SHOWN = 200
+_SHOWN, _LEAST_SHOWN = 200, 50
 _RAW_NAMES = (".raw", ".img", ".dd")
 
 
@@ -182,7 +182,8 @@ def _hazards(chain: list[Link], refusal: Hazard | None) -> tuple[Hazard, ...]:
 
 
 def _question(own: Link, below: list[Link]) -> Hazard:
-    told = [f"{_shown(link, own)} ({link.image.format}, {human_size(link.image.virtual_size)})" for link in below]
+    most = max(_SHOWN // len(below), _LEAST_SHOWN)  # all of it is to be seen at once
+    told = [f"{_shown(link, own, most)} ({link.image.format}, {human_size(link.image.virtual_size)})" for link in below]
     if len(told) == 1:
         text = f"It needs a backing image beside it, {told[0]}: that is opened as well."
     else:
@@ -193,13 +194,13 @@ def _question(own: Link, below: list[Link]) -> Hazard:
     return Hazard("backing-file", text, Verdict.ASK)
 
 
-def _shown(link: Link, own: Link) -> str:
+def _shown(link: Link, own: Link, most: int = _SHOWN) -> str:
     """Where a backing image lies, seen from the folder of the first one: a link there may lead to another name. Of a
     path too long to show its end is what tells.
     """
     folder = own.location.decoded_path.rpartition("/")[0] + "/"
     path = clean(link.location.decoded_path.removeprefix(folder))
-    return path if len(path) <= _SHOWN else f"…{path[1 - _SHOWN :]}"
+    return path if len(path) <= most else f"…{path[1 - most :]}"
 
 
 def _look_through(chain: list[_Opened]) -> Findings | None:

@@ -23,9 +23,8 @@ _TABLE_AT, _ENTRY = 204, struct.Struct(">IIQQQQ")
 _COMMENT, _LAST = 0x7FFFFFFE, 0xFFFFFFFF
 # No two parts of it match the same: a text of blanks would take days.
 _BASE64 = re.compile(rb"[A-Za-z0-9+/\s]*(?:=\s*){0,2}")
-_MAX_FOLLOWED = (
-    4 << 20
-)  # bytes of a chunk that is unpacked to see what is on the disk; mostly they are 256 KiB or 1 MiB
+_MAX_TABLES = 4096  # ours: there is one for each partition, and some property list's text beside them
+_MAX_FOLLOWED = 4 << 20  # bytes of a chunk that is unpacked for a look; mostly they are 256 KiB or 1 MiB
 
 
 class Kind(IntEnum):
@@ -43,6 +42,7 @@ class Kind(IntEnum):
         return self >= Kind.ZLIB
 
 
+_TOO_MANY = "more of them than any disk has"
 _KINDS = {int(kind): kind for kind in Kind}
 
 
@@ -69,13 +69,15 @@ def chunks_of_plist(text: bytes, data_fork: int) -> list[Chunk]:
         raise Malformed("a property list that is no text")
     found: list[Chunk] = []
     at = text.find(b"<data>")
-    while at >= 0:
+    for _ in range(_MAX_TABLES):
+        if at < 0:
+            return found
         end = text.find(b"</data>", at + 6)
         if end < 0:
             raise Malformed("a property list that is cut short")
         found += _chunks_of_mish(_decoded(text[at + 6 : end]), data_fork)
         at = text.find(b"<data>", end)
-    return found
+    raise Malformed(_TOO_MANY)
 
 
 def chunks_of_resources(fork: bytes, data_fork: int) -> list[Chunk]:
@@ -85,13 +87,15 @@ def chunks_of_resources(fork: bytes, data_fork: int) -> list[Chunk]:
     if not length or end > len(fork):
         raise Malformed("a resource fork that leads outside itself")
     found: list[Chunk] = []
-    while at < end:
+    for _ in range(_MAX_TABLES):
+        if at >= end:
+            return found
         count = big(fork, at, 4)
         if not count or count > end - at - 4:
             raise Malformed("a resource that leads outside its fork")
         found += _chunks_of_mish(fork[at + 4 : at + 4 + count], data_fork)
         at += 4 + count
-    return found
+    raise Malformed(_TOO_MANY)
 
 
 class ChunkMap(BlockMap):
