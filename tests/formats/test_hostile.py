@@ -1,9 +1,7 @@
 """Whatever bytes come: a judgement, never an exception, never past the budget, nothing that speaks to a terminal."""
 
 import functools
-import json
 import struct
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -69,7 +67,7 @@ def seeds() -> tuple[bytes, ...]:
         return (*((folder / name).read_bytes() for name in names), ISO.read_bytes()[:2_000_000])
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(data=st.binary(max_size=2000), marks=st.lists(st.sampled_from(MARKS), max_size=4), pad=st.integers(0, 80_000))
 @example(data=b"", marks=[], pad=0)
 @example(data=b"QFI\xfb", marks=[], pad=0)
@@ -94,7 +92,7 @@ VALUES = st.one_of(
 )
 
 
-@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.large_base_example])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.large_base_example])
 @given(
     seed=st.integers(0, 7), changes=st.lists(st.tuples(PLACES, VALUES), min_size=1, max_size=6), cut=st.integers(0, 30)
 )
@@ -104,39 +102,6 @@ def test_mutated_images_are_judged(seed: int, changes: list[tuple[int, bytes]], 
         if offset < len(data):
             data[offset : offset + len(value)] = value
     judge_bytes(bytes(data[: len(data) * (40 - cut) // 40] if cut > 20 else data))
-
-
-HEADER_FIELDS = st.tuples(
-    st.sampled_from([*range(4, 84, 4), 88, 96, 100, 104, 112, 116]),
-    st.one_of(
-        st.sampled_from([0, 1, 2, 3, 4, 8, 16, 104, 112, 256, 1 << 16, 0x44415441, 0xE2792ACA, 1 << 31, 0xFFFFFFFF]),
-        st.integers(0, 0xFFFFFFFF),
-    ),
-)
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(seed=st.sampled_from([3, 4, 5, 6]), changes=st.lists(HEADER_FIELDS, min_size=1, max_size=3))
-def test_a_qcow2_that_is_not_refused_names_nothing_outside_itself_to_qemu_either(
-    tmp_path: Path, seed: int, changes: list[tuple[int, int]]
-) -> None:
-    data = bytearray(seeds()[seed])
-    for offset, value in changes:
-        data[offset : offset + 4] = struct.pack(">I", value)
-    image = judge_bytes(bytes(data))
-    if image.format != "qcow2" or image.verdict is Verdict.REFUSE:
-        return
-    path = tmp_path / "image"
-    path.write_bytes(data)
-    done = subprocess.run(
-        ["qemu-img", "info", "--output=json", "-f", "qcow2", path], capture_output=True, text=True, check=False
-    )
-    if done.returncode == 0:  # QEMU may find more amiss than we do
-        told = json.loads(done.stdout)
-        assert told["virtual-size"] == image.virtual_size
-        assert "backing-filename" not in told
-        assert "data-file" not in told["format-specific"]["data"]
-        assert not told.get("encrypted")
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -67,7 +67,7 @@ VALUES = st.one_of(
 )
 
 
-@settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.large_base_example])
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.large_base_example])
 @given(seed=st.integers(0, 7), changes=st.lists(st.tuples(PLACES, VALUES), min_size=1, max_size=8))
 def test_bent_disks_are_judged(seed: int, changes: list[tuple[int, bytes]]) -> None:
     data = bytearray(seeds()[seed])

@@ -57,9 +57,10 @@ def pack(path: Path, *program: str) -> Path:
     return packed
 
 
-def disk(path: Path) -> Path:
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A GPT disk with an EFI System partition, a root partition, and 5 MiB that no program makes smaller."""
-    sparse(path, 40 * MiB)
+    path = sparse(tmp_path_factory.mktemp("disk") / "image", 40 * MiB)
     run("sfdisk", "-q", path, stdin="label: gpt\nsize=16M, type=uefi\ntype=linux\n")
     efi = path.with_name("efi")
     run("mkfs.vfat", "-C", efi, str(16 << 10))
@@ -80,9 +81,8 @@ def told(data: bytes | Path) -> str:
 
 
 @pytest.mark.parametrize("variant", PROGRAMS)
-def test_a_compressed_disk_is_told_with_what_it_is_and_what_to_do(tmp_path: Path, variant: str) -> None:
-    path = disk(tmp_path / "image")
-    image, recorder = judged(pack(path, *PROGRAMS[variant]))
+def test_a_compressed_disk_is_told_with_what_it_is_and_what_to_do(disk: Path, variant: str) -> None:
+    image, recorder = judged(pack(disk, *PROGRAMS[variant]))
     name = variant.partition(",")[0]
     assert image.format == name
     assert codes(image) == {"compressed"}
@@ -291,7 +291,7 @@ SEEDS = (
 )
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.large_base_example])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.large_base_example])
 @given(
     seed=st.sampled_from(SEEDS),
     changes=st.lists(st.tuples(st.integers(-40, 300), st.binary(min_size=1, max_size=9)), max_size=5),
@@ -308,7 +308,7 @@ def test_bent_files_are_judged(seed: bytes, changes: list[tuple[int, bytes]], cu
     sound(identify(recorder), recorder)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(data=st.binary(max_size=3000))
 def test_noise_after_a_mark_unpacks_to_little_or_nothing(data: bytes) -> None:
     for form, mark in ((Lz4(), b"\x02\x21\x4c\x18"), (Zstd(), b"\x28\xb5\x2f\xfd"), (Gzip(), b"\x1f\x8b\x08\0")):

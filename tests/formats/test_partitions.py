@@ -233,9 +233,11 @@ class TestMbr:
     def test_with_logical_partitions_takes_a_round_trip_for_each(self, disk: Disk, tmp_path: Path) -> None:
         run("mkfs.xfs", "-q", "-f", sparse(tmp_path / "part", 320 * MiB))
         path = disk(SCRIPTS["mbr, extended"])
-        for part in judge(path).media.partitions:
-            if part.type != "Extended":
-                patch(path, part.start, (tmp_path / "part").read_bytes()[:8192])
+        with (tmp_path / "part").open("rb") as part:
+            head = part.read(8192)
+        for found in judge(path).media.partitions:
+            if found.type != "Extended":
+                patch(path, found.start, head)
         with FileReader(path) as file:
             reader = RecordingReader(file)
             partitions = identify(reader).media.partitions

@@ -48,17 +48,14 @@ VALUES: dict[str, tuple[str, ...]] = {
     "block_size": ("1M", "2M", "8M", "256M"),
     "block_state_zero": ("on", "off"),
     "log_size": ("1M", "4M", "64M"),
-    "cipher-alg": ("serpent-128",),  # each luks takes seconds to make
-    "cipher-mode": ("cbc",),
-    "hash-alg": ("sha512",),
-    "ivgen-alg": ("essiv",),
     "encrypt.format": ("luks", "aes"),
 }  # fmt: skip
 
 WITHOUT_EFFECT = {
     "size", "nocow", "extent_size_hint",  # of the file that holds the image
     "backing_file", "backing_fmt", "data_file", "data_file_raw",  # names: the corpus has them
-    "key-secret", "iter-time", "ivgen-hash-alg", "encryption",
+    "cipher-alg", "cipher-mode", "hash-alg", "ivgen-alg", "ivgen-hash-alg",  # test_luks has them: each takes seconds
+    "key-secret", "iter-time", "encryption",
     "encrypt.key-secret", "encrypt.iter-time", "encrypt.cipher-alg", "encrypt.cipher-mode", "encrypt.hash-alg",
     "encrypt.ivgen-alg", "encrypt.ivgen-hash-alg",
 }  # fmt: skip
@@ -81,8 +78,6 @@ class Variant:
     def create(self, path: Path) -> bool:
         """Make it at `path`; False where qemu-img does not make such a thing."""
         options = [f"{self.option}={self.value}"] if self.option else []
-        if self.option == "ivgen-alg" and self.value == "essiv":
-            options.append("ivgen-hash-alg=sha256")
         secret: tuple[str, ...] = ()
         if self.driver == "luks" or self.option == "encrypt.format":
             prefix = "encrypt." if self.option == "encrypt.format" else ""
@@ -107,7 +102,7 @@ def variants() -> Iterator[Variant]:
         else:
             yield from (Variant(driver, size) for size in SIZES)
         for option in sorted(option_names(driver) & set(VALUES)):
-            for value in VALUES[option]:
+            for value in VALUES[option][-1 if driver == "luks" else 0 :]:  # each luks takes seconds to make
                 yield Variant(driver, 5 * MiB + 512, option, value)
                 if driver != "luks" and option != "encrypt.format":
                     yield Variant(driver, 3 * GiB + 512, option, value)
@@ -138,7 +133,7 @@ def test_every_variant_is_to_us_what_it_is_to_qemu(tmp_path: Path, driver: str) 
         for file in tmp_path.iterdir():
             file.unlink()
     assert not wrong, "\n".join(wrong)
-    assert made >= (3 if driver == "luks" else len(SIZES) // 2)
+    assert made >= (1 if driver == "luks" else len(SIZES) // 2)
 
 
 # Codes of what is refused of an option's value, with the reason.
