@@ -131,6 +131,7 @@ class Library:
             "readdirplus_r": (c_int, c_void_p, pointer, entry, POINTER(entry)),
             "stat": (c_int, c_void_p, c_char_p, pointer),
             "fstat": (c_int, c_void_p, pointer),
+            "lstat": (c_int, c_void_p, c_char_p, pointer),
             "open": (c_void_p, c_void_p, c_char_p, c_int),
             "close": (c_int, c_void_p),
             # The last argument came with libgfapi 6; older ones do not look at it.
@@ -184,6 +185,12 @@ class Volume:
         found = self._library.stat()
         self._library.call("stat", self._volume, path, byref(found))
         return _facts(found)
+
+    def is_link(self, path: bytes) -> bool:
+        """Whether a link lies at `path`. (glfs_readlink does not say where it leads: the buffer stays as it was.)"""
+        found = self._library.stat()
+        self._library.call("lstat", self._volume, path, byref(found))
+        return _facts(found).is_link
 
     def open(self, path: bytes, write: bool = False) -> "File":
         """Open a file."""

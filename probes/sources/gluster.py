@@ -9,8 +9,9 @@ import errno
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 
 from probes.attachment import Attachment, Mode, QemuFacts, Route, RouteWish
 from probes.credentials import NO_CREDENTIALS, Credentials
@@ -32,7 +33,7 @@ from probes.errors import (
 from probes.gluster.library import Facts, File, Library, Volume
 from probes.gluster.volumes import PORT, volumes
 from probes.location import Location
-from probes.reader import Pin, Reader, Writer
+from probes.reader import Pin, Reader, Writer, is_openly_below
 from probes.source import DEADLINE, Source
 
 _PIECE = 1 << 20  # bytes of one read or write
@@ -78,7 +79,7 @@ class GlusterSource(Source):
         return Entry(location, location.name, kind, size, _when(facts))
 
     def open(self, location: Location) -> Reader:
-        return _GlusterReader(*self._opened(location, "open"), location)
+        return _GlusterReader(*self._opened(location, "open"), location, partial(self._leads, location))
 
     def open_for_writing(self, location: Location) -> Writer:
         """Open the image at `location` for reading and writing."""
@@ -144,6 +145,19 @@ class GlusterSource(Source):
             file = volume.open(path, write)
             return file, file.stat()
 
+    def _leads(self, location: Location, folder: Location) -> bool:
+        """Whether no link and nothing hidden is on the way from the folder to `location`: where links lead libgfapi
+        does not tell.
+        """
+        way, above = _path(location), _path(folder).rstrip(b"/")
+        if not is_openly_below(os.fsdecode(way), os.fsdecode(above)):
+            return False
+        with _told("look at", location):
+            volume = self._volume(location, "look at")
+            steps = way[len(above) + 1 :].split(b"/")
+            ways = [b"/".join([above, *steps[: depth + 1]]) for depth in range(len(steps))]
+            return not any(volume.is_link(each) for each in ways)
+
     def _followed(self, volume: Volume, folder: bytes, raw: bytes) -> Facts | None:
         try:
             return volume.stat(folder.rstrip(b"/") + b"/" + raw)
@@ -166,13 +180,19 @@ class _GlusterReader(Reader):
     The pin is weak: Gluster's times are those of a brick, and of replicas they may differ a little.
     """
 
-    def __init__(self, file: File, facts: Facts, location: Location) -> None:
+    def __init__(
+        self, file: File, facts: Facts, location: Location, leads: Callable[[Location], bool] | None = None
+    ) -> None:
         self._file = file
+        self._leads = leads
         self._location = location
         self._pin = Pin(facts.size, f"{facts.inode:x}:{facts.modified}")
         self._users = 1
         self._closed = False
         self._lock = threading.Lock()
+
+    def lies_below(self, folder: Location) -> bool:
+        return self._leads is None or self._leads(folder)
 
     def pread(self, offset: int, length: int) -> bytes:
         end = min(offset + length, self.size)

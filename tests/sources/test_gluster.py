@@ -194,6 +194,16 @@ class TestFolders:
         with source.open(found["image.img"].location) as reader:
             assert reader.pread(0, 600) == content(600, 99)
 
+    def test_a_reader_tells_whether_a_link_may_lead_out_of_a_folder(self, tree: Location, source: Source) -> None:
+        links = replace(tree, path=tree.path.replace("/tree/", "/links/"))
+        for name in ("image.img", "folder/image.img"):
+            with source.open(replace(links, path=links.path + name)) as reader:
+                assert not reader.lies_below(links)
+                assert not reader.lies_below(tree)
+        with source.open(replace(tree, path=tree.path + "image.img")) as reader:
+            assert reader.lies_below(tree)
+            assert reader.lies_below(replace(tree, path=tree.path.replace("tree/", "")))
+
     def test_a_file_written_as_a_folder_cannot_be_listed(self, tree: Location, source: Source) -> None:
         with pytest.raises(NotAContainer):
             list(source.entries(replace(tree, path=tree.path + "image.img/")))
