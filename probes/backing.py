@@ -7,10 +7,21 @@ the plain name of a file beside the image, on the same server, and asks before i
 import re
 
 from probes.image import Backing, Hazard, Verdict
+from probes.reader import Reader
 from probes.text import clean, is_clean
 
-_LONGEST = 1023
+MAX_NAME = 1023
+"""Bytes of a name at most, as to QEMU."""
+
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,100}")  # what may stand in a command as it is
+
+
+def read_name(reader: Reader, offset: int, length: int) -> str:
+    """Return the name of `length` bytes at `offset` of an image, a C string to QEMU; what in it is
+    no text as surrogates. Raises what `reader` raises.
+    """
+    raw = reader.pread(offset, min(length, MAX_NAME))
+    return raw.partition(b"\0")[0].decode("utf-8", "surrogateescape")
 
 
 def judge_name(backing: Backing) -> Hazard:
@@ -44,6 +55,6 @@ def _outside(name: str) -> str:
         return "which leads out of its folder"
     if any(part.startswith(".") and part != "." for part in name.split("/")):
         return "which is a hidden file"  # ~/.ssh/id_ed25519 lies beside what was downloaded to ~
-    if not is_clean(name) or "\\" in name or len(name) > _LONGEST:
+    if not is_clean(name) or "\\" in name or len(name) > MAX_NAME:
         return "whose name is not one that anybody types"
     return ""

@@ -49,6 +49,16 @@ class BlockMap(ABC):
         del offsets
 
 
+def table_entry(reader: Reader, at: int, length: int) -> bytes:
+    """Return the `length` bytes of a table at `at`. Raises CannotMap where the image ends before, and what reading
+    raises.
+    """
+    data = reader.pread(at, length)
+    if len(data) != length:
+        raise CannotMap("a table beyond the end")
+    return data
+
+
 class MappedReader(Reader):
     """The guest's disk in the image that `inner` reads, by its map; `pread` also raises CannotMap. Not for several
     threads. `backing` is the guest's disk of the backing image; it is the caller's to close.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from probes.fields import little, text
 from probes.image import Format, Hazard, Image, Verdict
-from probes.mapping import BlockMap, CannotMap, MappedReader, Span
+from probes.mapping import BlockMap, MappedReader, Span, table_entry
 from probes.reader import Reader
 from probes.text import clean
 
@@ -92,13 +92,13 @@ class ExtentMap(BlockMap):
     def locate(self, offset: int) -> Span:
         header = self._header
         index, within = divmod(offset, header.extent)
-        entry = self._read(header.length + index * 4, 4)
+        entry = table_entry(self._inner, header.length + index * 4, 4)
         place = little(entry, 0, 4)
         if place == _NOT_THERE:
             return Span(header.extent - within)
         bitmap_at = header.length + header.catalog * 4 + place * (header.extent + self._bitmap_bytes)
         sectors = header.extent // _SECTOR
-        bits = little(self._read(bitmap_at, -(-sectors // 8)), 0, -(-sectors // 8))
+        bits = little(table_entry(self._inner, bitmap_at, -(-sectors // 8)), 0, -(-sectors // 8))
         first = within // _SECTOR
         there = bits >> first & 1
         last = first + 1
@@ -106,12 +106,6 @@ class ExtentMap(BlockMap):
             last += 1
         length = last * _SECTOR - within
         return Span(length, at=bitmap_at + self._bitmap_bytes + within) if there else Span(length)
-
-    def _read(self, at: int, length: int) -> bytes:
-        data = self._inner.pread(at, length)
-        if len(data) != length:
-            raise CannotMap("a table beyond the end")
-        return data
 
 
 def _judge_kind(header: Header, data: bytes) -> Hazard | None:

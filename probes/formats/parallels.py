@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from probes.fields import little
 from probes.image import Format, Hazard, Image, Verdict
-from probes.mapping import BlockMap, CannotMap, MappedReader, Span
+from probes.mapping import BlockMap, CannotMap, MappedReader, Span, table_entry
 from probes.reader import Reader
 from probes.recording import HEAD
 from probes.words import human_size
@@ -109,10 +109,7 @@ class ClusterTable(BlockMap):
         length = self._header.cluster_size - within
         if index >= self._header.table_entries:
             raise CannotMap("beyond the block allocation table")
-        data = self._inner.pread(_LENGTH + index * 4, 4)
-        if len(data) != 4:
-            raise CannotMap("a table beyond the end")
-        entry = little(data, 0, 4)
+        entry = little(table_entry(self._inner, _LENGTH + index * 4, 4), 0, 4)
         return Span(length, at=self._header.place(entry) + within) if entry else Span(length)
 
 

@@ -6,17 +6,17 @@ big-endian. As with qcow2, the backing file that the header names is the danger.
 
 from dataclasses import dataclass
 
+from probes.backing import MAX_NAME, read_name
 from probes.fields import big
 from probes.formats.packing import Unpacked, inflate
 from probes.image import Backing, Format, Hazard, Image, Verdict
-from probes.mapping import BlockMap, CannotMap, MappedReader, Span
+from probes.mapping import BlockMap, CannotMap, MappedReader, Span, table_entry
 from probes.reader import Reader
 
 _MAGIC = b"QFI\xfb\0\0\0\1"
 _LENGTH = 48
 _COMPRESSED = 1 << 63
 _SECTOR = 512
-_MAX_NAME = 1023
 
 MAX_L1_BYTES = 32 << 20
 """Bytes of the L1 table: ours, as qcow2's. QEMU would take 2 GiB of memory for one."""
@@ -112,10 +112,7 @@ class ClusterMap(BlockMap):
         return Span(length, at=entry + within)
 
     def _entry(self, table: int, index: int) -> int:
-        data = self._inner.pread(table + index * 8, 8)
-        if len(data) != 8:
-            raise CannotMap("a table beyond the end")
-        return big(data, 0, 8)
+        return big(table_entry(self._inner, table + index * 8, 8), 0, 8)
 
     def _unpack(self, entry: int) -> bytes:
         bits = self._header.cluster_bits
@@ -127,8 +124,7 @@ class ClusterMap(BlockMap):
 def _backing(reader: Reader, header: Header) -> Backing | None:
     if not header.backing_offset or not header.backing_length:
         return None
-    raw = reader.pread(header.backing_offset, min(header.backing_length, _MAX_NAME))
-    name = raw.partition(b"\0")[0].decode("utf-8", "surrogateescape")  # a C string to QEMU
+    name = read_name(reader, header.backing_offset, header.backing_length)
     return Backing(name) if name else None
 
 
@@ -140,7 +136,7 @@ def _judge(header: Header, file_size: int) -> list[Hazard]:
         wrong.append(f"tables of 2^{header.l2_bits} entries")
     if header.encryption > 1:
         wrong.append(f"an encryption method {header.encryption}")
-    if header.backing_offset and header.backing_length > _MAX_NAME:
+    if header.backing_offset and header.backing_length > MAX_NAME:
         wrong.append(f"a backing file's name of {header.backing_length} bytes")
     elif header.backing_offset + header.backing_length > file_size and header.backing_offset:
         wrong.append("the name of its backing file lies outside the image")

@@ -7,12 +7,13 @@ What the header names outside itself is the danger: a backing file or an externa
 wherever it lies, files of the host included. Neither is followed.
 """
 
+from probes.backing import MAX_NAME, read_name
 from probes.fields import big, text
 from probes.formats import qcow2_header as fields
 from probes.formats.luks_header import LENGTH, MAGIC, LuksHeader, judge_luks
 from probes.formats.qcow2_clusters import ClusterMap, Place
 from probes.formats.qcow2_header import Header, read_extensions
-from probes.formats.qcow2_tables import MAX_NAME, broken, judge_bitmaps, judge_extensions, judge_numbers
+from probes.formats.qcow2_tables import broken, judge_bitmaps, judge_extensions, judge_numbers
 from probes.image import Backing, Format, Hazard, Image, Verdict
 from probes.mapping import MappedReader
 from probes.reader import Reader, ahead
@@ -80,8 +81,7 @@ def _first_places(header: Header) -> list[tuple[int, int]]:
 def _backing(reader: Reader, header: Header, extensions: dict[int, bytes]) -> Backing | None:
     if not header.backing_offset or not header.backing_length:
         return None
-    raw = reader.pread(header.backing_offset, min(header.backing_length, MAX_NAME))
-    name = raw.partition(b"\0")[0].decode("utf-8", "surrogateescape")  # a C string to QEMU
+    name = read_name(reader, header.backing_offset, header.backing_length)
     driver = text(extensions.get(fields.BACKING_FORMAT, b""), 0, 64)
     return Backing(name, driver or None) if name else None
 

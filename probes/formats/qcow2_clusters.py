@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from probes.fields import big
 from probes.formats.packing import Unpacked, inflate, unpack_zstd
-from probes.mapping import BlockMap, CannotMap, Span
+from probes.mapping import BlockMap, CannotMap, Span, table_entry
 from probes.reader import Reader, ahead
 
 _OFFSET = 0x00FFFFFFFFFFFE00
@@ -102,10 +102,7 @@ class ClusterMap(BlockMap):
             raise CannotMap("a cluster out of place")
 
     def _number(self, at: int) -> int:
-        data = self._inner.pread(at, 8)
-        if len(data) != 8:
-            raise CannotMap("a table beyond the end")
-        return big(data, 0, 8)
+        return big(table_entry(self._inner, at, 8), 0, 8)
 
     def _unpack(self, entry: int) -> bytes:
         bits = self._map.cluster_bits

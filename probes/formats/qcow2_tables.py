@@ -4,6 +4,7 @@ The limits are those of block/qcow2.c and block/qcow2-bitmap.c, which refuse wha
 are no protection: which is said.
 """
 
+from probes.backing import MAX_NAME
 from probes.fields import big
 from probes.formats import qcow2_header as fields
 from probes.formats.qcow2_header import Extensions, Header
@@ -14,7 +15,6 @@ MAX_L1_BYTES = 32 << 20  # QCOW_MAX_L1_SIZE
 MAX_REFCOUNT_BYTES = 8 << 20  # QCOW_MAX_REFTABLE_SIZE
 MAX_SNAPSHOTS = 65536  # QCOW_MAX_SNAPSHOTS
 MAX_VIRTUAL_SIZE = 1 << 61
-MAX_NAME = 1023
 MAX_FORMAT_NAME = 16
 
 MAX_BITMAPS_BYTES = 256 << 20

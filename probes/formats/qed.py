@@ -6,6 +6,7 @@ them, or of ours, which are said. All numbers are little-endian. The backing fil
 
 from dataclasses import dataclass
 
+from probes.backing import MAX_NAME, read_name
 from probes.fields import little
 from probes.image import Backing, Format, Hazard, Image, Verdict
 from probes.mapping import BlockMap, CannotMap, MappedReader, Span
@@ -16,7 +17,6 @@ _LENGTH = 64
 _SECTOR = 512
 _BACKING, _NEED_CHECK, _BACKING_IS_RAW = 1, 2, 4
 _KNOWN = _BACKING | _NEED_CHECK | _BACKING_IS_RAW
-_MAX_NAME = 1023
 
 MAX_TABLE = 4 << 20
 """Bytes of one table: ours. QEMU allows 1 GiB and keeps fifty of them in memory; its own images have 256 KiB."""
@@ -132,8 +132,7 @@ class ClusterMap(BlockMap):
 def _backing(reader: Reader, header: Header) -> Backing | None:
     if not header.features & _BACKING:
         return None
-    raw = reader.pread(header.backing_offset, min(header.backing_length, _MAX_NAME))
-    name = raw.partition(b"\0")[0].decode("utf-8", "surrogateescape")  # a C string to QEMU
+    name = read_name(reader, header.backing_offset, header.backing_length)
     return Backing(name, "raw" if header.features & _BACKING_IS_RAW else None) if name else None
 
 
@@ -172,7 +171,7 @@ def _first_wrong(header: Header, file_size: int) -> str:
         return f"a header of {header.header_clusters} clusters"
     names_end = header.backing_offset + header.backing_length
     if header.features & _BACKING and (
-        names_end > header.header_clusters * header.cluster or header.backing_length > _MAX_NAME
+        names_end > header.header_clusters * header.cluster or header.backing_length > MAX_NAME
     ):
         return "the name of its backing file lies outside the header"
     return ""

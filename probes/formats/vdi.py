@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from probes.fields import guid_text, little
 from probes.image import Format, Hazard, Image, Verdict
-from probes.mapping import BlockMap, CannotMap, MappedReader, Span
+from probes.mapping import BlockMap, CannotMap, MappedReader, Span, table_entry
 from probes.reader import Reader
 from probes.recording import HEAD
 from probes.words import human_size
@@ -142,10 +142,7 @@ class BlockTable(BlockMap):
         index, within = divmod(offset, _BLOCK)
         if index >= self._header.blocks:
             raise CannotMap("beyond the block map")
-        data = self._inner.pread(self._header.map_offset + index * 4, 4)
-        if len(data) != 4:
-            raise CannotMap("a map beyond the end")
-        entry = little(data, 0, 4)
+        entry = little(table_entry(self._inner, self._header.map_offset + index * 4, 4), 0, 4)
         if entry >= _DISCARDED:
             return Span(_BLOCK - within)
         return Span(_BLOCK - within, at=self._header.place(entry) + within)

@@ -5,7 +5,7 @@ The specification is [MS-VHDX], section 2.5.
 
 from probes.fields import little
 from probes.formats.vhdx_metadata import Disk
-from probes.mapping import BlockMap, CannotMap, Span
+from probes.mapping import BlockMap, CannotMap, Span, table_entry
 from probes.reader import Reader
 
 STATE = 7
@@ -41,7 +41,4 @@ class BlockTable(BlockMap):
         return Span(length, at=place(entry) + within)
 
     def _entry(self, index: int) -> int:
-        data = self._inner.pread(self._table_offset + index * 8, 8)
-        if len(data) != 8:
-            raise CannotMap("a table beyond the end")
-        return little(data, 0, 8)
+        return little(table_entry(self._inner, self._table_offset + index * 8, 8), 0, 8)

@@ -10,7 +10,7 @@ from probes.fields import little
 from probes.formats.packing import Unpacked, inflate
 from probes.formats.vmdk_header import HAS_ZEROED_GRAINS, SECTOR, Header
 from probes.formats.vmdk_header import IS_PACKED as PACKED
-from probes.mapping import BlockMap, CannotMap, Span
+from probes.mapping import BlockMap, CannotMap, Span, table_entry
 from probes.reader import Reader
 
 _MARKER = 12
@@ -59,10 +59,7 @@ class GrainMap(BlockMap):
         return Span(length, at=place * SECTOR + within)
 
     def _number(self, at: int) -> int:
-        data = self._inner.pread(at, 4)
-        if len(data) != 4:
-            raise CannotMap("a table beyond the end")
-        return little(data, 0, 4)
+        return little(table_entry(self._inner, at, 4), 0, 4)
 
     def _unpack(self, table: int, place: int, length: int) -> bytes:
         """Return the `length` bytes of the grain at sector `place`, which the table at sector `table` names."""

@@ -9,7 +9,7 @@ import struct
 from dataclasses import dataclass
 
 from probes.fields import big, text
-from probes.mapping import BlockMap, CannotMap, Span
+from probes.mapping import BlockMap, CannotMap, Span, table_entry
 from probes.reader import Reader
 
 COOKIE = b"cxsparse"
@@ -79,10 +79,7 @@ class DynamicMap(BlockMap):
         length = self._header.block_size - within
         if index >= self._header.table_entries:
             raise CannotMap("beyond the block allocation table")
-        data = self._inner.pread(self._header.table_offset + index * 4, 4)
-        if len(data) != 4:
-            raise CannotMap("a table beyond the end")
-        entry = big(data, 0, 4)
+        entry = big(table_entry(self._inner, self._header.table_offset + index * 4, 4), 0, 4)
         if entry == _UNALLOCATED:
             return Span(length)
         return Span(length, at=entry * _SECTOR + self._header.bitmap_size + within)
