@@ -93,7 +93,7 @@ def is_offered(name: str) -> bool:
     return shutil.which(MAKERS[name][1][0], path=os.environ["PATH"] + ":/usr/sbin:/sbin") is not None
 
 
-@pytest.mark.parametrize("name", filter(is_offered, MAKERS))
+@pytest.mark.parametrize("name", [name for name in MAKERS if is_offered(name)])
 def test_what_mkfs_makes_is_what_blkid_says(tmp_path: Path, name: str) -> None:
     size, command = MAKERS[name]
     path = sparse(tmp_path / "image", size * MiB)
