@@ -102,19 +102,26 @@ def test_sixty_partitions_stay_within_the_budget(tmp_path: Path) -> None:
         assert recorder.reads <= 45
 
 
+@pytest.fixture(scope="module")
+def three_volumes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A disk of 400 MiB with filesystems far apart."""
+    folder = tmp_path_factory.mktemp("volumes")
+    raw = sparse(folder / "raw", 400 * MiB)
+    run("sfdisk", "-q", raw, stdin="label: gpt\nsize=50M, type=uefi\nsize=100M\nsize=200M\n")
+    run("mkfs.vfat", "-n", "ESP", "-C", folder / "esp", "40000")
+    run("mke2fs", "-q", "-t", "ext4", "-L", "cloudimg-rootfs", folder / "root", "90M")
+    run("mkfs.btrfs", "-q", sparse(folder / "data", 190 * MiB))
+    for start, part in ((1, "esp"), (51, "root"), (151, "data")):
+        copy_into(raw, start * MiB, folder / part)
+    return raw
+
+
 @pytest.mark.parametrize("driver", ["qcow2", "vmdk", "vdi", "vhdx", "vpc"])
 def test_inside_a_format_the_superblocks_take_one_more_round_trip_and_what_the_map_takes(
-    tmp_path: Path, driver: str
+    tmp_path: Path, three_volumes: Path, driver: str
 ) -> None:
-    raw = sparse(tmp_path / "raw", 400 * MiB)
-    run("sfdisk", "-q", raw, stdin="label: gpt\nsize=50M, type=uefi\nsize=100M\nsize=200M\n")
-    run("mkfs.vfat", "-n", "ESP", "-C", tmp_path / "esp", "40000")
-    run("mke2fs", "-q", "-t", "ext4", "-L", "cloudimg-rootfs", tmp_path / "root", "90M")
-    run("mkfs.btrfs", "-q", sparse(tmp_path / "data", 190 * MiB))
-    for start, part in ((1, "esp"), (51, "root"), (151, "data")):
-        copy_into(raw, start * MiB, tmp_path / part)
     path = tmp_path / "image"
-    run("qemu-img", "convert", "-f", "raw", "-O", driver, raw, path)
+    run("qemu-img", "convert", "-f", "raw", "-O", driver, three_volumes, path)
     with FileReader(path) as file:
         recorder = RecordingReader(file)
         image = identify(recorder)

@@ -152,20 +152,16 @@ def complaints(variant: Variant, path: Path) -> Iterator[str]:
     codes = {hazard.code for hazard in image.hazards if hazard.verdict is not Verdict.OK}
     if image.format != variant.driver:
         yield f"{variant}: {image.format}"
-    if not opens(variant, path):  # qemu-img makes some that QEMU does not open
+    try:
+        told = qemu_img_info(path, "-f", variant.driver)
+    except AssertionError:  # qemu-img makes some that QEMU does not open
         if not codes:
             yield f"{variant}: let through, and not to be opened"
         return
-    told = qemu_img_info(path, "-f", variant.driver)
     if image.virtual_size != told["virtual-size"]:
         yield f"{variant}: {image.virtual_size} bytes, and {told['virtual-size']} to QEMU"
     if codes - {REFUSED.get((variant.driver, variant.option, variant.value))}:
         yield f"{variant}: {image.verdict} {codes}"
-
-
-def opens(variant: Variant, path: Path) -> bool:
-    command = ["qemu-img", "info", "-f", variant.driver, str(path)]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 CONVERTED = ("qcow2", "qcow", "qed", "vmdk", "vdi", "vpc", "vhdx", "parallels")
