@@ -85,6 +85,9 @@ class TestBochs:
         refused_as("bochs", judge_bytes(data), "bochs-invalid")
         assert not opens(tmp_path / "image", data, "bochs")
 
+    def test_extents_without_a_bitmap(self, data: bytes) -> None:
+        refused_as("bochs", judge_bytes(changed(data, self.BITMAP, bytes(4))), "bochs-invalid")
+
     def test_a_disk_of_no_size_or_too_much(self, tmp_path: Path, data: bytes) -> None:
         refused_as("bochs", judge_bytes(changed(data, self.SIZE, bytes(8))), "empty")
         for size in (1 << 40, (1 << 64) - 1):
@@ -119,6 +122,9 @@ class TestCloop:
         assert judge_bytes(data).verdict is Verdict.REFUSE
         assert judge_bytes(data).format == "cloop"
         assert not opens(tmp_path / "image", data, "cloop")
+
+    def test_a_disk_of_nothing(self, data: bytes) -> None:
+        refused_as("cloop", judge_bytes(changed(data, self.BLOCKS, bytes(4))), "empty")
 
     @pytest.mark.parametrize("value", [0, 1 << 40, 1 << 63, (1 << 64) - 1])
     def test_blocks_out_of_order(self, tmp_path: Path, data: bytes, value: int) -> None:
