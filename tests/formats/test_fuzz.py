@@ -1,6 +1,6 @@
-"""Real images of every format, changed where their parsers look: a judgement, never an exception, within every bound.
+"""What no format's contract covers, changed where its parsers look: a judgement, never an exception, within every bound.
 
-See `tests.formats.fuzzing` for how to run many.
+See `tests.formats.fuzzing` for how to run many; the formats' own are run by `-k changed_anywhere`.
 """
 
 import os
