@@ -1,4 +1,4 @@
-"""What no format's contract covers, changed where its parsers look: a judgement, never an exception, within every bound.
+"""What no contract of a format covers, changed where parsers look: a judgement, never an exception, within every bound.
 
 See `tests.formats.fuzzing` for how to run many; the formats' own are run by `-k changed_anywhere`.
 """
