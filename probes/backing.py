@@ -38,7 +38,7 @@ def judge_name(backing: Backing) -> Hazard:
 def _remedy(backing: Backing) -> str:
     """What a person can do who made the image: snapshots of libvirt's, for one, name their parent by a whole path."""
     name = backing.name.rpartition("/")[2]
-    if not backing.name.startswith("/") or not _PLAIN.fullmatch(name):
+    if not backing.name.startswith("/") or not _PLAIN.fullmatch(name) or "." not in name:  # /etc/shadow is no image
         return ""
     told = f"-F {backing.format} " if _PLAIN.fullmatch(backing.format or "") else ""
     return f" If it lies beside the image: qemu-img rebase -u {told}-b {name} IMAGE."

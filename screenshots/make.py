@@ -8,10 +8,12 @@ Guests run in session folders of the pictures' own, and end with them. What "the
 
 import asyncio
 import contextlib
+import gzip
 import os
 import shutil
 import socket
 import subprocess
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +22,7 @@ from pathlib import Path
 from textual.pilot import Pilot
 
 from app.demo.guest import build
+from app.demo.server import start
 from app.demo.show import cache_folder, demonstration
 from app.engine import Engine
 from app.memory import Memory
@@ -57,11 +60,13 @@ def main() -> None:
             folder.mkdir(mode=0o700)
             os.environ[variable] = str(folder)
         os.environ["TERM"] = "xterm-256color"
-        with demonstration() as location, _nbd_server(Path(name) / "images") as nbd:
+        images = _every_kind(Path(name) / "every")
+        with demonstration() as location, _nbd_server(Path(name) / "images") as nbd, _serving(images) as every:
             try:
                 for theme, size in (("farboot", DESK), ("farboot-ansi", CONSOLE)):
                     asyncio.run(_tour(str(location), _memory(Path(name) / f"{theme}-tour"), theme, size))
                     asyncio.run(_places(nbd, _memory(Path(name) / theme), theme, size))
+                    asyncio.run(_images(every, _memory(Path(name) / f"{theme}-images"), theme, size))
                     _stop_guests()
             finally:
                 _stop_guests()
@@ -141,6 +146,57 @@ async def _places(url: str, memory: Memory, theme: str, size: tuple[int, int]) -
         await pilot.pause(0.2)
         take("write")
         await pilot.press("escape")
+
+
+async def _images(url: str, memory: Memory, theme: str, size: tuple[int, int]) -> None:
+    """Images of many kinds on a web server, and one that reaches for a file of the host."""
+    app = FarbootApp(Engine(), Location.parse(url)[0], memory=memory)
+    app.theme = theme
+    async with app.run_test(size=size) as pilot:
+        browse = app.screen_stack[0]
+        assert isinstance(browse, Browse)
+        await _until(pilot, lambda: browse.folder and browse.folder.done and len(browse.folder.rows))
+        while browse.listing.entry and not browse.listing.entry.name.startswith("suspicious"):
+            await pilot.press("down")
+        await _until(pilot, lambda: browse.details.facts.image)
+        await _until(pilot, lambda: all(row.image for row in browse.listing.seen))
+        await pilot.pause(0.2)
+        name = f"images-{'console' if size == CONSOLE else 'desk'}.svg"
+        app.save_screenshot(name, str(HERE))
+        print(name)
+
+
+def _every_kind(folder: Path) -> Path:
+    """A folder with images of many kinds, most of them of the tiny guest's disk."""
+    folder.mkdir()
+    guest = build(cache_folder().parent / "guest")
+    shutil.copy(guest.raw, folder / "base.raw")
+    shutil.copy(guest.iso, folder / "rescue.iso")
+    for name, options in {
+        "lab.vhdx": ("vhdx",), "legacy.vmdk": ("vmdk", "-o", "subformat=streamOptimized"),
+        "mail.qcow2": ("qcow2", "-c"), "old.vhd": ("vpc",), "web-03.vdi": ("vdi",),
+    }.items():  # fmt: skip
+        _qemu_img("convert", "-O", *options, guest.raw, folder / name)
+    _qemu_img("create", "-f", "qcow2", "-u", "-F", "raw", "-b", "base.raw", folder / "build-01.qcow2", "20M")
+    _qemu_img("create", "-f", "qcow2", "-u", "-F", "raw", "-b", "/etc/shadow", folder / "suspicious.qcow2", "20M")
+    (folder / "backup.img.gz").write_bytes(gzip.compress(guest.raw.read_bytes(), 1))
+    with tarfile.open(folder / "appliance.ova", "w") as archive:
+        archive.add(folder / "legacy.vmdk", "legacy-disk1.vmdk")
+    return folder
+
+
+def _qemu_img(*arguments: str | Path) -> None:
+    subprocess.run(["qemu-img", *arguments], check=True, stdout=subprocess.DEVNULL)
+
+
+@contextlib.contextmanager
+def _serving(folder: Path) -> Iterator[str]:
+    """A web server of that folder; its location."""
+    server = start(folder)
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
+    finally:
+        server.shutdown()
 
 
 def _memory(folder: Path) -> Memory:
