@@ -15,11 +15,11 @@ _NUMBERS = itertools.count()
 
 
 @pytest.fixture
-def target(tgt: Tgt, tiny_guest: GuestImages) -> TgtTarget:
-    """A target with the tiny guest as a disk, and as a CD in a drive."""
+def target(tgt: Tgt, quick_guest: GuestImages) -> TgtTarget:
+    """A target with the quick guest as a disk, and as a CD in a drive."""
     made = tgt.target(f"iqn.2026-01.org.example:guests-{next(_NUMBERS)}")
-    made.lun(1, tiny_guest.raw)
-    made.lun(2, tiny_guest.iso, "cd")
+    made.lun(1, quick_guest.raw)
+    made.lun(2, quick_guest.iso, "cd")
     return made
 
 
@@ -48,7 +48,7 @@ class TestIscsi(Listed, HasDriver, SystemContract):
 
 @pytest.mark.boots
 class TestDrives:
-    """Each way in which a guest may see a LUN. The firmware reads its boot loader and kernel that way."""
+    """Each way in which a guest may see a LUN. The firmware reads its boot loader and 4 MB of data that way."""
 
     @pytest.mark.parametrize("disk", ["auto", "scsi", "lsi"])
     def test_a_disk(self, farboot: Farboot, tgt: Tgt, target: TgtTarget, disk: str) -> None:
@@ -80,9 +80,9 @@ class TestDrives:
         assert "--disk scsi-generic" in refused.stderr
 
     @pytest.mark.parametrize("disk", ["virtio", "scsi"])
-    def test_a_lun_of_large_blocks(self, farboot: Farboot, tgt: Tgt, tiny_guest: GuestImages, disk: str) -> None:
+    def test_a_lun_of_large_blocks(self, farboot: Farboot, tgt: Tgt, quick_guest: GuestImages, disk: str) -> None:
         large = tgt.target(f"iqn.2026-01.org.example:large-{next(_NUMBERS)}")
-        large.lun(1, tiny_guest.raw, block=4096)
+        large.lun(1, quick_guest.raw, block=4096)
         boots(farboot, Stored(place(tgt, large, 1), "", "1"), "--disk", disk)
 
 

@@ -13,9 +13,9 @@ from tests.systems.watch import watching
 
 class TestRbd(Listed, HasDriver, SystemContract):
     @pytest.fixture
-    def stored(self, ceph: Ceph, tiny_guest: GuestImages) -> Stored:
+    def stored(self, ceph: Ceph, quick_guest: GuestImages) -> Stored:
         pool = ceph.fresh_pool()
-        ceph.image(pool, "tiny", tiny_guest.raw.read_bytes())
+        ceph.image(pool, "tiny", quick_guest.raw.read_bytes())
         return Stored(f"rbd:{pool}/tiny:conf={ceph.conf}", f"rbd:{pool}:conf={ceph.conf}", "tiny", module="rbd")
 
 
@@ -39,10 +39,10 @@ class TestWithAKey(Listed, HasDriver, SystemContract):
 
 @pytest.mark.boots
 def test_the_form_with_the_key_in_it_boots_and_the_key_goes_nowhere_else(
-    farboot: Farboot, ceph: Ceph, tiny_guest: GuestImages
+    farboot: Farboot, ceph: Ceph, quick_guest: GuestImages
 ) -> None:
     pool = ceph.fresh_pool()
-    ceph.image(pool, "qemu", tiny_guest.raw.read_bytes())
+    ceph.image(pool, "qemu", quick_guest.raw.read_bytes())
     typed = f"rbd:{pool}/qemu:id=admin:key={ceph.key}:{_without_files(ceph)}"
     home = farboot.environment["HOME"]
     shown = farboot("command", typed, "--json")

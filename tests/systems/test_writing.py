@@ -355,8 +355,10 @@ def test_a_guest_speaks_scsi_to_the_lun_itself(on_a_lun: tuple[Path, str], engin
 
 @pytest.mark.boots
 @pytest.mark.parametrize("drive", [DiskWish.SCSI, DiskWish.LSI, DiskWish.SATA, DiskWish.IDE])
-def test_the_guest_boots_from_the_drive_that_was_wished(drive: DiskWish, disk: Path, engine: Engine) -> None:
-    runs(engine, engine.prepare(at(disk), Options(network=Network.NONE, disk=drive)))
+def test_the_guest_boots_from_the_drive_that_was_wished(
+    drive: DiskWish, quick_guest: GuestImages, engine: Engine
+) -> None:
+    runs(engine, engine.prepare(at(quick_guest.raw), Options(network=Network.NONE, disk=drive)))
 
 
 # The command line
