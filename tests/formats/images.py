@@ -1,7 +1,9 @@
 """Images made by the real tools, and changed byte by byte."""
 
+import functools
 import json
 import os
+import re
 import struct
 import subprocess
 from pathlib import Path
@@ -39,6 +41,14 @@ def qemu_img_info(path: Path, *options: str) -> dict[str, Any]:
     """What QEMU says of an image that is known to be harmless."""
     told: dict[str, Any] = json.loads(run("qemu-img", "info", "--output=json", *options, path))
     return told
+
+
+@functools.cache
+def qemu_version() -> tuple[int, ...]:
+    """The version of this machine's QEMU: some of them read a thing in another way."""
+    found = re.search(r"version (\d+)\.(\d+)", run("qemu-img", "--version"))
+    assert found
+    return tuple(map(int, found.groups()))
 
 
 def sparse(path: Path, size: int) -> Path:

@@ -90,7 +90,11 @@ def ours(path: Path) -> Filesystem:
 
 def is_offered(name: str) -> bool:
     """Whether this distribution has the tool: `.ci/setup` installs those that it has. (Debian 12 has all of them.)"""
-    return shutil.which(MAKERS[name][1][0], path=os.environ["PATH"] + ":/usr/sbin:/sbin") is not None
+    return has_tool(MAKERS[name][1][0])
+
+
+def has_tool(name: str) -> bool:
+    return shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin:/sbin") is not None
 
 
 @pytest.mark.parametrize("name", [name for name in MAKERS if is_offered(name)])
@@ -161,6 +165,7 @@ def test_a_ufs_is_what_blkid_says(tmp_path: Path, version: str) -> None:
     assert ours(tmp_path / "image") == blkid(tmp_path / "image")
 
 
+@pytest.mark.skipif(not has_tool("mkfs.cramfs"), reason="newer distributions have no maker of it")
 def test_a_cramfs_is_what_blkid_says(tmp_path: Path) -> None:
     (tmp_path / "tree").mkdir()
     run("mkfs.cramfs", "-n", "lbl", tmp_path / "tree", tmp_path / "image")

@@ -89,7 +89,7 @@ def test_formats_that_no_tool_here_makes_are_refused_by_name(case: str) -> None:
         ("text", "Über uns – ünïcode".encode() * 1000),
         ("text", b'{"error": "no such image"}'),
         ("elf", Path("/bin/true").read_bytes()),
-        ("pe", Path("/boot/ipxe.efi").read_bytes()),
+        ("pe", Path("/usr/lib/grub/x86_64-efi/monolithic/grubx64.efi").read_bytes()),
     ],
 )
 def test_what_is_no_image_at_all_is_told(name: str, data: bytes) -> None:

@@ -79,7 +79,8 @@ class TestTells:
         assert image.verdict is Verdict.OK
         assert qemu_opens(plain)
         written = ["qemu-io", "-f", "parallels", "-c", "write 0 512", str(plain)]
-        assert subprocess.run(written, capture_output=True, check=False).returncode
+        done = subprocess.run(written, capture_output=True, check=False)
+        assert done.returncode or b"Repairing" in done.stderr  # as newer QEMUs do
 
     def test_a_format_extension(self, plain: Path) -> None:
         with plain.open("r+b") as file:

@@ -53,6 +53,7 @@ VALUES: dict[str, tuple[str, ...]] = {
 
 WITHOUT_EFFECT = {
     "size", "nocow", "extent_size_hint",  # of the file that holds the image
+    "detached-header",  # of a LUKS volume that lies elsewhere: it is refused
     "backing_file", "backing_fmt", "data_file", "data_file_raw",  # names: the corpus has them
     "cipher-alg", "cipher-mode", "hash-alg", "ivgen-alg", "ivgen-hash-alg",  # test_luks has them: each takes seconds
     "key-secret", "iter-time", "encryption",

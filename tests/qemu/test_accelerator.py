@@ -27,7 +27,7 @@ def kvm(tmp_path: Path) -> Path:
 @pytest.fixture
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is true of a machine must not depend on how busy it is."""
-    monkeypatch.setattr(module, "LIMIT", 30.0)
+    monkeypatch.setattr(module, "LIMIT", 12.0)
 
 
 class FakeQemu:
