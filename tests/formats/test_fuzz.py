@@ -14,7 +14,7 @@ from probes.image import Verdict
 from probes.recording import RecordingReader
 from tests.corpus import packed
 from tests.corpus.recipe import Outside
-from tests.formats.fuzzing import CASES, FUZZ, KINDS, Kind, Mutated, judge_within_bounds, mutations, seeds
+from tests.formats.fuzzing import FUZZ, KINDS, Kind, Mutated, judge_within_bounds, mutations, seeds
 from tests.formats.readers import MemoryReader
 
 
@@ -111,8 +111,3 @@ def test_tables_of_any_runs_in_a_dmg_are_judged(
     packed.dmg_of(runs, claimed, tail)(path, Outside())
     data = path.read_bytes()
     judge_within_bounds(Mutated(data, (), len(data)))
-
-
-@pytest.mark.skipif(not CASES, reason="only where many cases are asked for")
-def test_how_many_cases_ran() -> None:
-    print(f"{CASES} cases for each of {len(KINDS) + 2} tests")
